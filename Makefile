@@ -1,0 +1,61 @@
+# Every target sets up what it needs in .venv: a machine with Python >= 3.11, make and git is enough.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+.PHONY: help demo ui test test-slow bench bench-large lint format lock clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# As `. .venv/bin/activate` would set it: dg starts programs of its own.
+ACTIVATED := VIRTUAL_ENV="$$PWD/$(VENV)" PATH="$$PWD/$(BIN):$$PATH"
+UV := $(BIN)/python -m uv
+# Where the home folder lies: inbox, ledger, reports, Dagster's own storage.
+BATCH_PIPELINE_HOME ?= .home
+PORT ?= 3000
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+
+demo: $(READY) ## a sample cohort all the way: plan, approval, dispatch, receipts, fallbacks, reports
+	@$(BIN)/batch-pipeline --home "$(BATCH_PIPELINE_HOME)" demo
+
+ui: $(READY) ## Dagster's UI and daemon on http://127.0.0.1:3000 (PORT=...), over the same home folder
+	@$(BIN)/batch-pipeline --home "$(BATCH_PIPELINE_HOME)" init
+	@home="$$(cd "$(BATCH_PIPELINE_HOME)" && pwd)" && \
+	exec env BATCH_PIPELINE_HOME="$$home" DAGSTER_HOME="$$home/dagster" $(ACTIVATED) \
+	$(BIN)/dg dev --host 127.0.0.1 --port $(PORT)
+
+test: $(READY) ## the tests, but for the slow ones (under 5 minutes)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-slow: $(READY) ## the slow tests: phones against phonenumbers by the million, kill -9, ...
+	@$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
+
+bench: $(READY) ## how fast a cohort of 1,000,000 lines is planned, and in how much memory
+	@$(BIN)/python -m benchmarks.planning --rows 1000000
+
+bench-large: $(READY) ## the same with 10,000,000 lines
+	@$(BIN)/python -m benchmarks.planning --rows 10000000
+
+lint: $(READY) ## style, types, the one-way layers, Dagster's definitions
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/basedpyright
+	@$(BIN)/lint-imports --no-logo
+	@DAGSTER_HOME="$$PWD/$(VENV)/dagster" $(ACTIVATED) $(BIN)/dg check defs
+
+format: $(READY) ## mend what ruff can mend
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+lock: $(READY) ## choose every dependency's version again and write requirements.lock
+	@$(UV) pip compile --quiet --system-certs --upgrade --universal --python-version 3.11 --generate-hashes --extra dev \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+
+clean: ## remove .venv, caches and the demo's home folder (asks nothing: an own home folder lies elsewhere)
+	@rm -rf $(VENV) .home .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@find batch_pipeline batch_pipeline_tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last: a set-up that was cut short is done again.
+$(READY): requirements.lock pyproject.toml
+	@sh .ci/venv $(VENV) && touch $@

@@ -1,0 +1,1 @@
+"""Tests of benchmarks/: made-up cohorts, the samples, the baseline."""

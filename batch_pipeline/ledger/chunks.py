@@ -1,0 +1,331 @@
+"""Chunks: many messages handed to a provider in one call, under a lease, and what became of the call.
+
+The dispatcher's protocol is in ``batch_pipeline.sending.dispatcher``; here is what it asks of the database. Who
+holds a chunk is told by its fence: each takeover raises it, and whoever knows only an older one changes nothing.
+"""
+
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+
+import sqlalchemy as sa
+
+from batch_pipeline.ledger.dialects import smaller
+from batch_pipeline.ledger.tables import UNSENT, Instant, attempts, batches, chunks
+
+Outcome = Literal["accepted", "unconfirmed", "returned"]
+
+_unsent_rows = sa.and_(*(sa.text(f"attempts.{term}") for term in UNSENT.split(" AND ")))
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A chunk as one process holds it, or sees another hold it."""
+
+    reference: str
+    batch: str
+    step: str
+    channel: str
+    provider: str
+    messages: int
+    fence: int
+    lease_until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Sendable:
+    """Whether a batch's messages may go out now."""
+
+    applied: bool
+    paused: bool
+    cancelled: bool
+
+
+class Message(NamedTuple):
+    """One message of a chunk: personal, so not for logs."""
+
+    reference: str
+    channel: str
+    nhs_number: str
+    address: str
+    text: str
+    subject: str | None
+
+
+def sendable(connection: sa.Connection, batch: str) -> Sendable:
+    """What stands in the way of sending a registered batch.
+
+    Within a writing transaction the answer holds until its end: a new plan and a pause wait for it.
+    """
+    row = connection.execute(
+        sa.select(batches.c.applied_plan, batches.c.paused_at, batches.c.cancelled_at)
+        .where(batches.c.batch == batch)
+        .with_for_update(read=True)
+    ).one()
+    return Sendable(row.applied_plan is not None, row.paused_at is not None, row.cancelled_at is not None)
+
+
+def _token() -> str:
+    return secrets.token_hex(4)
+
+
+def claim(  # noqa: PLR0913 - a claim is made of this much
+    connection: sa.Connection,
+    batch: str,
+    step: str,
+    channel: str,
+    *,
+    provider: str,
+    limit: int,
+    owner: str,
+    lease_until: datetime,
+    now: datetime,
+    token: Callable[[], str] = _token,
+) -> Chunk | None:
+    """Puts up to ``limit`` unsent messages into a new chunk, held under fence 1; ``None`` when there are none.
+
+    ``token`` makes the reference unlike any ever used, also by a ledger that was lost, or restored from a copy:
+    a provider that has seen a reference takes nothing more under it, and those patients would never hear.
+    """
+    unsent = _unsent(batch, step, channel, provider).order_by(attempts.c.id).limit(limit)
+    if connection.execute(unsent.limit(1)).first() is None:
+        return None
+    reference = f"{batch}/{step}/{channel}/{_next_number(connection, batch, step, channel):04d}-{token()}"
+    chunk = Chunk(reference, batch, step, channel, provider, 0, 1, lease_until)
+    connection.execute(
+        sa.insert(chunks).values(
+            reference=reference,
+            batch=batch,
+            step=step,
+            channel=channel,
+            provider=provider,
+            messages=0,
+            owner=owner,
+            fence=1,
+            lease_until=lease_until,
+            claimed_at=now,
+        )
+    )
+    taken = connection.execute(
+        sa.update(attempts)
+        .where(attempts.c.id.in_(unsent.with_for_update(skip_locked=True)))
+        .values(chunk=reference, begun_at=now)
+    ).rowcount
+    if taken == 0:  # PostgreSQL: others hold all that is left
+        connection.execute(sa.delete(chunks).where(chunks.c.reference == reference))
+        return None
+    connection.execute(sa.update(chunks).where(chunks.c.reference == reference).values(messages=taken))
+    return replace(chunk, messages=taken)
+
+
+def _unsent(batch: str, step: str, channel: str, provider: str) -> sa.Select[tuple[int]]:
+    query = sa.select(attempts.c.id).where(
+        attempts.c.batch == batch,
+        attempts.c.step == step,
+        attempts.c.channel == channel,
+        attempts.c.provider == provider,
+        _unsent_rows,
+        # Never so, but that a ledger restored from a copy learns from receipts what it has sent.
+        attempts.c.accepted_at.is_(None),
+        attempts.c.delivered_at.is_(None),
+        attempts.c.read_at.is_(None),
+        attempts.c.failed_at.is_(None),
+    )
+    return query.where(~_read_in_app()) if step == "fallback" else query
+
+
+def _next_number(connection: sa.Connection, batch: str, step: str, channel: str) -> int:
+    query = sa.select(sa.func.count()).where(
+        chunks.c.batch == batch, chunks.c.step == step, chunks.c.channel == channel
+    )
+    return (connection.scalar(query) or 0) + 1
+
+
+def unsent(connection: sa.Connection, batch: str, step: str) -> Mapping[tuple[str, str], int]:
+    """How many messages of a step wait to be sent, by channel and provider."""
+    query = (
+        sa.select(attempts.c.channel, attempts.c.provider, sa.func.count())
+        .where(attempts.c.batch == batch, attempts.c.step == step, _unsent_rows)
+        .group_by(attempts.c.channel, attempts.c.provider)
+    )
+    return {(channel, provider): count for channel, provider, count in connection.execute(query)}
+
+
+def open_chunks(connection: sa.Connection, batch: str, step: str) -> list[Chunk]:
+    """The chunks that no answer is recorded for, oldest first."""
+    query = (
+        sa.select(chunks)
+        .where(chunks.c.batch == batch, chunks.c.step == step, chunks.c.settled_at.is_(None))
+        .order_by(chunks.c.claimed_at, chunks.c.reference)
+    )
+    return [
+        Chunk(row.reference, row.batch, row.step, row.channel, row.provider, row.messages, row.fence, row.lease_until)
+        for row in connection.execute(query)
+    ]
+
+
+def take_over(connection: sa.Connection, chunk: Chunk, owner: str, lease_until: datetime) -> Chunk | None:
+    """Takes a chunk from a holder whose lease ran out; ``None`` when somebody was quicker, or it is settled."""
+    return _hold(connection, chunk, fence=chunk.fence + 1, owner=owner, lease_until=lease_until)
+
+
+def renew(connection: sa.Connection, chunk: Chunk, lease_until: datetime) -> Chunk | None:
+    """Moves the end of a lease that is held; ``None`` when it was lost."""
+    return _hold(connection, chunk, fence=chunk.fence, lease_until=lease_until)
+
+
+def _hold(connection: sa.Connection, chunk: Chunk, *, fence: int, lease_until: datetime, **more: Any) -> Chunk | None:
+    held = connection.execute(
+        sa.update(chunks).where(_is_held(chunk)).values(fence=fence, lease_until=lease_until, **more)
+    ).rowcount
+    return replace(chunk, fence=fence, lease_until=lease_until) if held else None
+
+
+def _is_held(chunk: Chunk) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        chunks.c.reference == chunk.reference,
+        chunks.c.fence == chunk.fence,
+        chunks.c.lease_until == chunk.lease_until,
+        chunks.c.settled_at.is_(None),
+    )
+
+
+def is_held(connection: sa.Connection, chunk: Chunk) -> bool:
+    """Whether the chunk is still held as this process knows it."""
+    return connection.scalar(sa.select(sa.literal(1)).where(_is_held(chunk))) is not None
+
+
+def messages(connection: sa.Connection, chunk: Chunk, *, unanswered: bool = False) -> list[Message]:
+    """The chunk's messages in a fixed order; ``unanswered``: without those known to be accepted or refused."""
+    query = (
+        sa.select(*(attempts.c[name] for name in Message._fields))
+        .where(attempts.c.chunk == chunk.reference)
+        .order_by(attempts.c.id)
+    )
+    if unanswered:
+        query = query.where(attempts.c.accepted_at.is_(None), attempts.c.failed_at.is_(None))
+    return [Message(*row) for row in connection.execute(query)]
+
+
+def record_held(connection: sa.Connection, chunk: Chunk, references: Iterable[str], now: datetime) -> bool:
+    """Records which messages of an open chunk the provider turned out to hold; false when the lease was lost."""
+    if not _lock(connection, chunk):
+        return False
+    table = attempts
+    statement = (
+        sa.update(table)
+        .where(table.c.reference == sa.bindparam("held"))
+        .values(accepted_at=smaller(table.c.accepted_at, sa.bindparam("at", type_=Instant())))
+    )
+    rows = [{"held": reference, "at": now} for reference in references]
+    if rows:
+        connection.execute(statement, rows)
+    return True
+
+
+def settle(connection: sa.Connection, chunk: Chunk, refused: Iterable[tuple[str, str]], now: datetime) -> bool:
+    """Records an answer: ``refused`` (reference, failure code), all others accepted; false when the lease was lost."""
+    if not _close(connection, chunk, "accepted", now):
+        return False
+    _fail(connection, refused, now)
+    connection.execute(
+        sa.update(attempts)
+        .where(attempts.c.chunk == chunk.reference, _not_refused)
+        .values(accepted_at=smaller(attempts.c.accepted_at, sa.literal(now, Instant())))
+    )
+    return True
+
+
+def leave_unconfirmed(connection: sa.Connection, chunk: Chunk, now: datetime) -> bool:
+    """Leaves a chunk that nothing can be known about to a person; false when the lease was lost."""
+    if not _close(connection, chunk, "unconfirmed", now):
+        return False
+    connection.execute(
+        sa.update(attempts)
+        .where(
+            attempts.c.chunk == chunk.reference,
+            attempts.c.accepted_at.is_(None),
+            attempts.c.failed_at.is_(None),
+        )
+        .values(unconfirmed_at=now)
+    )
+    return True
+
+
+def give_back(connection: sa.Connection, chunk: Chunk, refused: Iterable[tuple[str, str]], now: datetime) -> bool:
+    """Settles a chunk of which the provider surely took nothing; false when the lease was lost.
+
+    The messages in ``refused`` (reference, failure code) have failed; the others are unsent again.
+    """
+    if not _close(connection, chunk, "returned", now):
+        return False
+    _fail(connection, refused, now)
+    connection.execute(
+        sa.update(attempts).where(attempts.c.chunk == chunk.reference, _not_refused).values(chunk=None, begun_at=None)
+    )
+    return True
+
+
+_not_refused = sa.or_(attempts.c.failure_kind.is_(None), attempts.c.failure_kind != "refused")
+
+
+def _fail(connection: sa.Connection, refused: Iterable[tuple[str, str]], now: datetime) -> None:
+    rows = [{"refused": reference, "code": code} for reference, code in refused]
+    if rows:
+        connection.execute(
+            sa.update(attempts)
+            .where(attempts.c.reference == sa.bindparam("refused"), attempts.c.failed_at.is_(None))
+            .values(failed_at=now, failure_kind="refused", failure_code=sa.bindparam("code")),
+            rows,
+        )
+
+
+def _lock(connection: sa.Connection, chunk: Chunk) -> bool:
+    query = sa.select(chunks.c.reference).where(_is_held(chunk)).with_for_update()
+    return connection.scalar(query) is not None
+
+
+def _close(connection: sa.Connection, chunk: Chunk, outcome: Outcome, now: datetime) -> bool:
+    return bool(
+        connection.execute(sa.update(chunks).where(_is_held(chunk)).values(settled_at=now, outcome=outcome)).rowcount
+    )
+
+
+def count_begun(connection: sa.Connection, batch: str, step: str) -> int:
+    """How many messages of a step are in chunks, answered or not."""
+    query = sa.select(sa.func.coalesce(sa.func.sum(chunks.c.messages), 0)).where(
+        chunks.c.batch == batch,
+        chunks.c.step == step,
+        sa.or_(chunks.c.outcome.is_(None), chunks.c.outcome != "returned"),
+    )
+    return connection.scalar(query) or 0
+
+
+def drop_needless(connection: sa.Connection, batch: str) -> int:
+    """Takes back fallbacks that aren't begun and whose App message was read meanwhile; gives how many."""
+    needless = sa.select(attempts.c.patient).where(
+        attempts.c.batch == batch,
+        attempts.c.step == "fallback",
+        attempts.c.channel == "sms",
+        _unsent_rows,
+        _read_in_app(),
+    )
+    patients = list(connection.scalars(needless))
+    for patient in patients:
+        mine = sa.and_(attempts.c.batch == batch, attempts.c.patient == patient)
+        connection.execute(sa.delete(attempts).where(mine, attempts.c.step == "fallback"))
+        connection.execute(sa.update(attempts).where(mine, attempts.c.step == "primary").values(fallback_at=None))
+    return len(patients)
+
+
+def _read_in_app() -> sa.ColumnElement[bool]:
+    """Whether the patient of a fallback has read the App message after all."""
+    primary = attempts.alias("app_message")
+    return sa.exists().where(
+        primary.c.batch == attempts.c.batch,
+        primary.c.patient == attempts.c.patient,
+        primary.c.step == "primary",
+        primary.c.read_at.is_not(None),
+    )

@@ -1,0 +1,38 @@
+"""The few statements that SQLite and PostgreSQL spell differently. The one place that asks which it is."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+Insert = sqlite.Insert | postgresql.Insert
+
+
+def insert(connection: sa.Connection, table: sa.Table) -> Insert:
+    """An ``INSERT`` that knows ``on_conflict_do_nothing`` and ``on_conflict_do_update``."""
+    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+
+
+def insert_many(
+    connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Inserts rows of plain values, as fast as the driver can.
+
+    The values go to the driver as they are: an instant has to be whole microseconds already.
+    """
+    if not rows:
+        return
+    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+    sql = f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({', '.join([mark] * len(columns))})"
+    connection.exec_driver_sql(sql, list(rows))
+
+
+def smaller(first: sa.ColumnElement[Any], second: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """The smaller of two values, either of which may be null; null when both are."""
+    return sa.case(
+        (first.is_(None), second),
+        (second.is_(None), first),
+        (second < first, second),
+        else_=first,
+    )

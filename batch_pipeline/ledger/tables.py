@@ -1,0 +1,230 @@
+"""The ledger's tables: the operational truth about every batch.
+
+One metadata for SQLite and PostgreSQL. What a batch or an attempt *is* follows from its columns by the
+rules in ``batch_pipeline.rules.states``; nothing here stores a derived state.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+from typing_extensions import override
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Instant(sa.TypeDecorator[datetime]):
+    """An aware UTC ``datetime``, kept as whole microseconds since 1970.
+
+    An integer, because the ledger compares and adds times in SQL (``accepted_at + fallback_after <= now``)
+    and the same statement has to mean the same on SQLite and PostgreSQL.
+    """
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    @override
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        return None if value is None else to_microseconds(value)
+
+    @override
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else EPOCH + timedelta(microseconds=value)
+
+
+def to_microseconds(instant: datetime) -> int:
+    """Whole microseconds since 1970 of an aware datetime; ``ValueError`` for a naive one."""
+    if instant.tzinfo is None:
+        raise ValueError("an instant needs a time zone")
+    return (instant - EPOCH) // timedelta(microseconds=1)
+
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _partial_index(name: str, condition: str, *columns: str | sa.TextClause) -> sa.Index:
+    return sa.Index(name, *columns, sqlite_where=sa.text(condition), postgresql_where=sa.text(condition))
+
+
+RowId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+batches = sa.Table(
+    "batches",
+    metadata,
+    sa.Column("batch", sa.Text, primary_key=True),
+    sa.Column("workspace", sa.Text, nullable=False),
+    sa.Column("message_type", sa.Text, nullable=False),
+    sa.Column("message_key", sa.Text, nullable=False, comment="template and version, or a hash of the body"),
+    sa.Column("questionnaire", sa.Text),
+    sa.Column("allow_repeat", sa.Boolean, nullable=False),
+    sa.Column("approval", sa.Text, nullable=False, comment="required | auto"),
+    sa.Column("spec", sa.Text, nullable=False, comment="the batch file as submitted, as JSON"),
+    sa.Column("spec_sha256", sa.Text, nullable=False),
+    sa.Column("cohort_name", sa.Text, nullable=False, comment="the file's name as submitted"),
+    sa.Column("cohort_sha256", sa.Text, nullable=False),
+    sa.Column("submitted_at", Instant, nullable=False),
+    sa.Column("current_plan", sa.Text, comment="hash of the plan made last"),
+    sa.Column("reviewed_plan", sa.Text, comment="hash of the plan shown to a person last"),
+    sa.Column("applied_plan", sa.Text, comment="hash of the approved plan the outbox was written from"),
+    sa.Column("paused_at", Instant),
+    sa.Column("cancelled_at", Instant),
+    sa.Column("reported_at", Instant, comment="when the final report was made"),
+)
+
+plans = sa.Table(
+    "plans",
+    metadata,
+    sa.Column("batch", sa.Text, sa.ForeignKey("batches.batch"), primary_key=True),
+    sa.Column("plan_hash", sa.Text, primary_key=True),
+    sa.Column("planned_at", Instant, nullable=False),
+    sa.Column("figures", sa.Text, nullable=False, comment="the plan's figures as JSON; no personal data"),
+)
+
+approvals = sa.Table(
+    "approvals",
+    metadata,
+    sa.Column("batch", sa.Text, primary_key=True),
+    sa.Column("plan_hash", sa.Text, primary_key=True),
+    sa.Column("approved_by", sa.Text, nullable=False),
+    sa.Column("approved_at", Instant, nullable=False),
+    sa.ForeignKeyConstraint(["batch", "plan_hash"], ["plans.batch", "plans.plan_hash"]),
+)
+
+chunks = sa.Table(
+    "chunks",
+    metadata,
+    sa.Column("reference", sa.Text, primary_key=True, comment="what the provider deduplicates on; never reused"),
+    sa.Column("batch", sa.Text, sa.ForeignKey("batches.batch"), nullable=False),
+    sa.Column("step", sa.Text, nullable=False),
+    sa.Column("channel", sa.Text, nullable=False),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("messages", sa.Integer, nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("fence", sa.Integer, nullable=False, comment="grows with each takeover; an older holder's writes miss"),
+    sa.Column("lease_until", Instant, nullable=False, comment="by the machine's clock, never by --at"),
+    sa.Column("claimed_at", Instant, nullable=False),
+    sa.Column("settled_at", Instant, comment="when its answer was recorded; null while it is open"),
+    sa.Column("outcome", sa.Text, comment="accepted | unconfirmed | returned (nothing of it was taken)"),
+    sa.Index(None, "batch", "step", "channel"),
+    _partial_index("ix_chunks_open", "settled_at IS NULL", "batch", "step"),
+)
+
+# The rows that the frequent questions look at. Each is written once and used both as the condition of a partial
+# index and, word for word, in the query that is to find that index.
+UNSENT = "chunk IS NULL AND held_back_at IS NULL AND cancelled_at IS NULL AND expired_at IS NULL"
+BEGUN = "chunk IS NOT NULL"
+FALLBACK_OPEN = (
+    "step = 'primary' AND channel = 'nhs_app' AND chunk IS NOT NULL AND read_at IS NULL"
+    " AND fallback_at IS NULL AND no_fallback_at IS NULL"
+)
+FALLBACK_DUE_AT = (
+    "(CASE WHEN fallback_after IS NULL THEN NULL"
+    " WHEN failed_at IS NOT NULL THEN failed_at ELSE accepted_at + fallback_after END)"
+)
+SMS_OPEN = (
+    "channel = 'sms' AND accepted_at IS NOT NULL AND delivered_at IS NULL AND read_at IS NULL"
+    " AND failed_at IS NULL AND timed_out_at IS NULL"
+)
+
+
+attempts = sa.Table(
+    "attempts",
+    metadata,
+    sa.Column("id", RowId, primary_key=True, autoincrement=True),
+    sa.Column("batch", sa.Text, sa.ForeignKey("batches.batch"), nullable=False),
+    sa.Column("patient", sa.Text, nullable=False, comment="keyed hash of the NHS number"),
+    sa.Column("step", sa.Text, nullable=False, comment="primary | fallback"),
+    sa.Column("line", sa.Integer, nullable=False),
+    sa.Column("channel", sa.Text, nullable=False, comment="email | nhs_app | sms"),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("reference", sa.Text, nullable=False, unique=True),
+    # Personal: emptied by the purge.
+    sa.Column("nhs_number", sa.Text),
+    sa.Column("address", sa.Text, comment="email address, E.164 number, or NHS number for the App"),
+    sa.Column("fallback_number", sa.Text, comment="E.164, for an App message that may fall back"),
+    sa.Column("subject", sa.Text),
+    sa.Column("text", sa.Text),
+    sa.Column("sms_text", sa.Text, comment="the text a fallback would carry"),
+    # Not personal: stays.
+    sa.Column("address_hash", sa.Text, comment="keyed hash of the mobile: address (sms) or fallback_number (nhs_app)"),
+    sa.Column("fragments", sa.Integer, nullable=False, comment="SMS fragments of text (sms) or sms_text (nhs_app)"),
+    sa.Column("queued_at", Instant, nullable=False),
+    sa.Column("policy", sa.Text, comment="fallback policy in force when queued"),
+    sa.Column("fallback_after", sa.BigInteger, comment="microseconds from acceptance; null: never falls back"),
+    sa.Column("chunk", sa.Text, sa.ForeignKey("chunks.reference"), comment="null: no attempt begun"),
+    sa.Column("begun_at", Instant),
+    # Each is the earliest of its kind that any receipt or answer told of.
+    sa.Column("accepted_at", Instant),
+    sa.Column("delivered_at", Instant),
+    sa.Column("read_at", Instant),
+    sa.Column("failed_at", Instant),
+    sa.Column("failure_kind", sa.Text, comment="permanent | temporary | technical | rejected | refused"),
+    sa.Column("failure_code", sa.Text),
+    sa.Column("timed_out_at", Instant),
+    sa.Column("held_back_at", Instant),
+    sa.Column("cancelled_at", Instant),
+    sa.Column("expired_at", Instant),
+    sa.Column("unconfirmed_at", Instant),
+    sa.Column("fallback_at", Instant, comment="when its fallback attempt was queued"),
+    sa.Column("no_fallback_at", Instant, comment="when the fallback was due and could not go"),
+    sa.Column("no_fallback_because", sa.Text),
+    sa.UniqueConstraint("batch", "patient", "step"),
+    # Every index costs each of a million outbox rows several microseconds: these are the ones that pay.
+    _partial_index("ix_attempts_unsent", UNSENT, "batch", "step", "channel", "id"),
+    _partial_index("ix_attempts_chunk", BEGUN, "chunk", "id"),
+    _partial_index("ix_attempts_fallback_clock", FALLBACK_OPEN, sa.text(FALLBACK_DUE_AT), "batch"),
+    _partial_index("ix_attempts_sms_clock", SMS_OPEN, "accepted_at"),
+)
+
+receipts = sa.Table(
+    "receipts",
+    metadata,
+    sa.Column("id", RowId, primary_key=True, autoincrement=True),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("provider_key", sa.Text, nullable=False, comment="the provider's own id of this receipt"),
+    sa.Column("reference", sa.Text, nullable=False, comment="of the attempt"),
+    sa.Column("kind", sa.Text, nullable=False, comment="accepted | delivered | read | failed"),
+    sa.Column("failure_kind", sa.Text),
+    sa.Column("failure_code", sa.Text),
+    sa.Column("occurred_at", Instant, nullable=False),
+    sa.Column("received_at", Instant, nullable=False),
+    sa.Column("folded_at", Instant),
+    sa.UniqueConstraint("provider", "provider_key"),
+    _partial_index("ix_receipts_waiting", "folded_at IS NULL", "id"),
+)
+
+patient_marks = sa.Table(
+    "patient_marks",
+    metadata,
+    sa.Column("patient", sa.Text, primary_key=True, comment="keyed hash of the NHS number"),
+    sa.Column("mark", sa.Text, primary_key=True, comment="deceased | invalidated | exit_coded"),
+    sa.Column("marked_at", Instant, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", RowId, primary_key=True, autoincrement=True),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("batch", sa.Text),
+    sa.Column("detail", sa.Text, nullable=False, comment="JSON; no personal data"),
+)
+
+facts = sa.Table(
+    "facts",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+    comment="what this ledger knows about itself: which hash key it was begun with",
+)

@@ -1,0 +1,1 @@
+"""Message providers: one module each, behind the one small ``protocol``."""

@@ -1,0 +1,141 @@
+"""The one small protocol behind which every message provider stands.
+
+A provider gets a chunk (many messages under one reference), answers, and later tells by receipts what
+became of each message. How a chunk whose answer was lost is settled depends on what the provider can do,
+and only on that (``Recovery``).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Literal, Protocol
+
+Channel = Literal["email", "nhs_app", "sms"]
+FailureKind = Literal["permanent", "temporary", "technical", "rejected", "refused"]
+ReceiptKind = Literal["accepted", "delivered", "read", "failed"]
+
+
+class Recovery(StrEnum):
+    """What may be done with a chunk that was posted and whose answer is unknown."""
+
+    DEDUPLICATES = "deduplicates"
+    """Post the same chunk again under the same reference: the provider takes it once (NHS Notify)."""
+    CAN_BE_ASKED = "can_be_asked"
+    """Ask which references it holds, then post only what it doesn't (GOV.UK Notify)."""
+    NEITHER = "neither"
+    """Nothing can be known: the messages are ``unconfirmed`` and go to a person (SMTP)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one call may hold, and how long it may take."""
+
+    messages: int
+    timeout: timedelta
+    """Of one call. The dispatcher's lease is ten times this."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingMessage:
+    """One message to one patient. ``repr`` shows the reference only: the rest is personal."""
+
+    reference: str
+    channel: Channel
+    nhs_number: str
+    address: str
+    text: str
+    subject: str | None
+
+    def __repr__(self) -> str:
+        return f"OutgoingMessage(reference={self.reference!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedMessage:
+    """A message that the provider will not take, with the reason it gave."""
+
+    reference: str
+    failure_code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The provider's answer to a chunk: everything not in ``refused`` was accepted."""
+
+    refused: Sequence[RefusedMessage] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a provider says about one message. May come twice and in any order."""
+
+    provider_key: str
+    """The provider's own id of this receipt: a repeat has the same one."""
+    reference: str
+    kind: ReceiptKind
+    occurred_at: datetime
+    failure_kind: FailureKind | None = None
+    failure_code: str | None = None
+
+
+class OutcomeUnknown(Exception):
+    """The call may or may not have been carried out: timed out, dropped, or a 5xx. Names no patient."""
+
+    def __init__(self, reason: str, retry_after: timedelta = timedelta(0)) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+        """How long the provider wants to be left alone."""
+
+
+class ChunkRefused(Exception):
+    """Nothing of the chunk was taken because of some of its messages: the others may go under a new reference."""
+
+    def __init__(self, refused: Sequence[RefusedMessage]) -> None:
+        super().__init__(f"{len(refused)} messages refused, and nothing taken")
+        self.refused = refused
+
+
+class ProviderStopped(Exception):
+    """The provider will take nothing from us now (credentials, configuration): stop the run with this reason.
+
+    Nothing of this chunk was taken by this call.
+    """
+
+
+class Provider(Protocol):
+    """A message provider."""
+
+    @property
+    def name(self) -> str:
+        """As in the workspace file and in every report."""
+        ...
+
+    @property
+    def recovery(self) -> Recovery:
+        """What can be done after an unknown outcome."""
+        ...
+
+    @property
+    def limits(self) -> Limits:
+        """Of one call."""
+        ...
+
+    def send(self, chunk_reference: str, messages: Sequence[OutgoingMessage], now: datetime) -> Answer:
+        """Post one chunk. ``now`` is business time: what the record will say.
+
+        Returns or raises within ``limits.timeout``. Raises ``OutcomeUnknown``, ``ChunkRefused`` or
+        ``ProviderStopped``; anything else that it raises counts as an unknown outcome, and ends the run.
+        """
+        ...
+
+    def held(self, references: Sequence[str]) -> set[str]:
+        """Which of these references the provider holds; only called where it ``CAN_BE_ASKED``."""
+        ...
+
+    def receipts(self, now: datetime) -> Iterator[Sequence[Receipt]]:
+        """Receipts that wait for us at ``now``, in batches; empty for a provider that calls us.
+
+        A batch counts as fetched once the next one (or the end) is asked for: store it before that.
+        """
+        ...

@@ -1,0 +1,434 @@
+"""Sending each message once, whatever dies when (SPEC 2.7).
+
+A chunk of messages is *claimed* in the ledger (a reference never used before, a lease and a fence), the claim is
+*committed* to disk, the lease is *checked* again, the chunk is *posted*, and the answer *recorded* under the same
+fence. Wherever a process dies, the chunk stays open with a lease that runs out, and whoever finds it then takes it
+over and finishes it as its provider allows (``Recovery``).
+
+The rules that keep two processes from posting one chunk at the same time:
+
+- a lease lasts ten times the provider's time-out; who holds it posts only while at least one time-out of it is left;
+- a takeover waits until the lease is over by one time-out more, so that a call begun in time has ended;
+- the check right before a post looks at the ledger (is it still mine?), then at the machine's clock, and at a clock
+  that nobody can set: a process that slept, or whose clock was put back, doesn't post;
+- a lease whose end lies far ahead, because the clock was put back, counts as over when it was watched, unchanged,
+  for as long as a lease can last.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, cast
+
+import sqlalchemy as sa
+
+from batch_pipeline.errors import Refused
+from batch_pipeline.ledger import batches, chunks
+from batch_pipeline.ledger.chunks import Chunk
+from batch_pipeline.ledger.engine import Ledger
+from batch_pipeline.providers.protocol import (
+    Answer,
+    Channel,
+    ChunkRefused,
+    OutcomeUnknown,
+    OutgoingMessage,
+    Provider,
+    ProviderStopped,
+    Recovery,
+    RefusedMessage,
+)
+
+Step = Literal["primary", "fallback"]
+
+LEASE = 10
+"""Time-outs that a lease lasts."""
+TRIES = 6
+"""Calls made for a chunk before it is left to a later dispatch."""
+_LONGEST_BACKOFF = timedelta(minutes=1)
+_LONGEST_PAUSE = timedelta(minutes=10)
+_LONGEST_LOOK_AWAY = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatched:
+    """What one dispatch did, in messages."""
+
+    accepted: int = 0
+    refused: int = 0
+    unconfirmed: int = 0
+    taken_over: int = 0
+    """Of all these, those in chunks that another process had left open."""
+    left_open: int = 0
+    """In chunks whose provider couldn't be reached: the next dispatch finishes them."""
+    unsent: int = 0
+    """Not begun, because the batch is paused or a provider stopped."""
+    stopped: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Channels that ended early, with the reason. Empty: all that could be sent was."""
+
+
+def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
+    ledger: Ledger,
+    batch: str,
+    providers: Mapping[Channel, Provider],
+    *,
+    step: Step = "primary",
+    now: datetime | Callable[[], datetime],
+    owner: str,
+    wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+    steady: Callable[[], float] | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Dispatched:
+    """Sends every unsent message of a batch's step, and finishes the chunks that others left open.
+
+    Any number of dispatches may work on one batch at once; each returns when nothing of the step is open that it
+    could finish.
+
+    Args:
+        ledger: where the outbox is.
+        batch: whose messages.
+        providers: one for each channel; two channels may share one.
+        step: ``primary`` or ``fallback``.
+        now: business time, for the record: fixed, or asked anew at each chunk.
+        owner: names this process in a lease, for a person who looks.
+        wall: the machine's clock, for leases alone.
+        steady: seconds by a clock that nobody sets, and that runs on while the machine sleeps.
+        sleep: waits that many seconds.
+        on_progress: told (messages answered, messages in all) now and then.
+
+    Raises:
+        Refused: for an unknown batch, one without an outbox, or one planned for other providers than these.
+    """
+    run = _Dispatch(
+        ledger=ledger,
+        batch=batch,
+        providers=providers,
+        step=step,
+        now=now if callable(now) else lambda: now,
+        owner=owner,
+        wall=wall,
+        steady=steady or _seconds_since_boot,
+        sleep=sleep,
+        on_progress=on_progress,
+    )
+    return run.run()
+
+
+def _seconds_since_boot() -> float:
+    # BOOTTIME counts on while the machine is suspended; where there is none (macOS), monotonic has to do.
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime(clock)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A chunk that this process holds, and until when it may begin to post it."""
+
+    chunk: Chunk
+    steady_until: float
+    taken_over: bool
+
+
+@dataclass(slots=True)
+class _Dispatch:
+    """One run of ``dispatch``."""
+
+    ledger: Ledger
+    batch: str
+    providers: Mapping[Channel, Provider]
+    step: Step
+    now: Callable[[], datetime]
+    owner: str
+    wall: Callable[[], datetime]
+    steady: Callable[[], float]
+    sleep: Callable[[float], None]
+    on_progress: Callable[[int, int], None] | None
+    done: Dispatched = field(default_factory=Dispatched)
+    stopped: dict[str, str] = field(default_factory=dict[str, str])
+    left_open: set[str] = field(default_factory=set[str])
+    seen: dict[str, tuple[Chunk, float]] = field(default_factory=dict[str, tuple[Chunk, float]])
+    """Others' chunks as they were when first seen so, and when that was by the steady clock."""
+    answered: int = 0
+    total: int = 0
+
+    def run(self) -> Dispatched:
+        self._begin()
+        while True:
+            held = self._find_or_claim()
+            if held is not None:
+                self._carry(held)
+                continue
+            pause = self._until_others_end()
+            if pause is None:
+                return self._end()
+            self.sleep(pause.total_seconds())
+
+    def _begin(self) -> None:
+        with self.ledger.write() if self.step == "fallback" else self.ledger.read() as connection:
+            if batches.get(connection, self.batch).applied_plan is None:
+                raise Refused(f"batch {self.batch} has no outbox yet: approve its plan first")
+            if self.step == "fallback":
+                chunks.drop_needless(connection, self.batch)
+            waiting = chunks.unsent(connection, self.batch, self.step)
+            open_now = chunks.open_chunks(connection, self.batch, self.step)
+            begun = chunks.count_begun(connection, self.batch, self.step)
+        self._refuse_other_providers({*waiting, *((chunk.channel, chunk.provider) for chunk in open_now)})
+        self.answered = begun - sum(chunk.messages for chunk in open_now)
+        self.total = begun + sum(waiting.values())
+        self._tell(0)
+
+    def _refuse_other_providers(self, planned: set[tuple[str, str]]) -> None:
+        given = {channel: provider.name for channel, provider in self.providers.items()}
+        for channel, provider in sorted(planned):
+            if given.get(channel) != provider:
+                raise Refused(
+                    f"batch {self.batch}: messages by {channel} are planned for the provider {provider}, but the "
+                    f"workspace names {given.get(channel, 'none')}: put it back, or make and approve the plan again"
+                )
+
+    def _end(self) -> Dispatched:
+        if self.step == "fallback":
+            with self.ledger.write() as connection:
+                chunks.drop_needless(connection, self.batch)
+        with self.ledger.read() as connection:
+            unsent = sum(chunks.unsent(connection, self.batch, self.step).values())
+            open_now = chunks.open_chunks(connection, self.batch, self.step)
+        left_open = sum(chunk.messages for chunk in open_now)
+        return replace(self.done, unsent=unsent, left_open=left_open, stopped=self.stopped)
+
+    # Finding work ------------------------------------------------------------------------------------------------
+
+    def _find_or_claim(self) -> _Held | None:
+        """A chunk to carry: one that others left, or else a new one; ``None`` when there is none to be had now."""
+        with self.ledger.read() as connection:
+            if chunks.sendable(connection, self.batch).paused:
+                return None
+            ripe = [chunk for chunk in self._others(connection) if self._is_over(chunk)]
+        for chunk in ripe:
+            if held := self._take_over(chunk):
+                return held
+        for channel in self.providers:
+            if channel not in self.stopped and (held := self._claim(channel)):
+                return held
+        return None
+
+    def _others(self, connection: sa.Connection) -> list[Chunk]:
+        """Open chunks that this run may still have to finish."""
+        others = [
+            chunk
+            for chunk in chunks.open_chunks(connection, self.batch, self.step)
+            if chunk.channel not in self.stopped and chunk.reference not in self.left_open
+        ]
+        steady = self.steady()
+        before = self.seen
+        self.seen = {
+            chunk.reference: known
+            if (known := before.get(chunk.reference)) is not None and known[0] == chunk
+            else (chunk, steady)
+            for chunk in others
+        }
+        return others
+
+    def _is_over(self, chunk: Chunk) -> bool:
+        """Whether a lease is over, and a call begun within it as well."""
+        return self._time_left(chunk) <= timedelta(0)
+
+    def _time_left(self, chunk: Chunk) -> timedelta:
+        timeout = self._timeout(chunk.channel)
+        by_wall = chunk.lease_until + timeout - self.wall()
+        watched = timedelta(seconds=self.steady() - self.seen[chunk.reference][1])
+        return min(by_wall, (LEASE + 1) * timeout + _LONGEST_PAUSE - watched)
+
+    def _until_others_end(self) -> timedelta | None:
+        """How long to wait before looking again; ``None`` when there is nobody to wait for."""
+        with self.ledger.read() as connection:
+            if chunks.sendable(connection, self.batch).paused:
+                return None
+            others = self._others(connection)
+        if not others:
+            return None
+        shortest = min(self._timeout(chunk.channel) for chunk in others) / 10
+        soonest = min(self._time_left(chunk) for chunk in others)
+        return max(shortest, min(soonest, _LONGEST_LOOK_AWAY))
+
+    def _take_over(self, chunk: Chunk) -> _Held | None:
+        with self.ledger.write() as connection:
+            lease_until, steady_until = self._lease(chunk.channel)
+            taken = chunks.take_over(connection, chunk, self.owner, lease_until)
+        return None if taken is None else _Held(taken, steady_until, taken_over=True)
+
+    def _claim(self, channel: Channel) -> _Held | None:
+        provider = self.providers[channel]
+        with self.ledger.write() as connection:
+            state = chunks.sendable(connection, self.batch)
+            if state.paused or not state.applied or (state.cancelled and self.step == "primary"):
+                return None
+            lease_until, steady_until = self._lease(channel)
+            chunk = chunks.claim(
+                connection,
+                self.batch,
+                self.step,
+                channel,
+                provider=provider.name,
+                limit=provider.limits.messages,
+                owner=self.owner,
+                lease_until=lease_until,
+                now=self.now(),
+            )
+        return None if chunk is None else _Held(chunk, steady_until, taken_over=False)
+
+    # Leases ------------------------------------------------------------------------------------------------------
+
+    def _timeout(self, channel: str) -> timedelta:
+        return self._provider(channel).limits.timeout
+
+    def _provider(self, channel: str) -> Provider:
+        return next(provider for name, provider in self.providers.items() if name == channel)
+
+    def _lease(self, channel: str, pause: timedelta = timedelta(0)) -> tuple[datetime, float]:
+        """A lease from now on: its end by the machine's clock, and until when by the steady one a post may begin."""
+        timeout = self._timeout(channel)
+        ends = self.wall() + pause + LEASE * timeout
+        return ends, self.steady() + (pause + (LEASE - 1) * timeout).total_seconds()
+
+    def _may_post(self, held: _Held) -> bool:
+        """Whether the chunk is still ours for as long as a call may take. The clocks last: that check is instant."""
+        with self.ledger.read() as connection:
+            if not chunks.is_held(connection, held.chunk):
+                return False
+        in_time = self.wall() + self._timeout(held.chunk.channel) <= held.chunk.lease_until
+        return in_time and self.steady() <= held.steady_until
+
+    def _renew(self, held: _Held, pause: timedelta) -> _Held | None:
+        """Moves the lease past a pause, if it is still held; ``None`` when it is over or lost."""
+        if self.steady() > held.steady_until:
+            return None
+        with self.ledger.write() as connection:
+            lease_until, steady_until = self._lease(held.chunk.channel, pause)
+            renewed = chunks.renew(connection, held.chunk, lease_until)
+        return None if renewed is None else replace(held, chunk=renewed, steady_until=steady_until)
+
+    # Posting -----------------------------------------------------------------------------------------------------
+
+    def _carry(self, held: _Held) -> None:
+        """Brings a chunk to an answer, or leaves it open. Once its lease is lost it is another's, and left alone."""
+        provider = self._provider(held.chunk.channel)
+        posted = held.taken_over
+        for attempt in range(TRIES):
+            if posted and provider.recovery is Recovery.NEITHER:
+                self._leave_unconfirmed(held)
+                return
+            try:
+                answer = self._post(held, provider, posted=posted)
+            except OutcomeUnknown as unknown:
+                posted = True
+                waiting = self._wait(held, provider, attempt, unknown)
+                if waiting is None:
+                    return
+                held = waiting
+            except ChunkRefused as refusal:
+                self._give_back_or_stop(held, refusal)
+                return
+            except ProviderStopped as stop:
+                self._stop(held, str(stop), give_back=not posted)
+                return
+            else:
+                if answer is not None:
+                    self._record(held, answer)
+                return
+        self._stop(held, f"{provider.name} can't be reached: {TRIES} calls without an answer", give_back=False)
+
+    def _give_back_or_stop(self, held: _Held, refusal: ChunkRefused) -> None:
+        if refusal.refused:
+            self._give_back(held, refusal.refused)
+        else:  # the same would be refused again
+            self._stop(held, "a chunk was refused without naming a message", give_back=True)
+
+    def _wait(self, held: _Held, provider: Provider, attempt: int, unknown: OutcomeUnknown) -> _Held | None:
+        """Waits before the next call, under a lease that covers the wait; ``None`` when the lease is lost."""
+        if provider.recovery is Recovery.NEITHER or attempt + 1 == TRIES:
+            return held
+        pause = min(max(self._pause(provider, attempt), unknown.retry_after), _LONGEST_PAUSE)
+        renewed = self._renew(held, pause)
+        if renewed is not None:
+            self.sleep(pause.total_seconds())
+        return renewed
+
+    def _post(self, held: _Held, provider: Provider, *, posted: bool) -> Answer | None:
+        """Posts what has to be posted; ``None`` when the lease is lost.
+
+        What was posted before goes again whole to a provider that deduplicates by the chunk, and only as far as it
+        isn't held by one that can be asked.
+        """
+        ask = posted and provider.recovery is Recovery.CAN_BE_ASKED
+        with self.ledger.read() as connection:
+            rows = chunks.messages(connection, held.chunk, unanswered=ask)
+        messages = [OutgoingMessage(*row) for row in cast(list[Any], rows)]
+        if ask:
+            there = provider.held([message.reference for message in messages])
+            with self.ledger.write() as connection:
+                if not chunks.record_held(connection, held.chunk, there, self.now()):
+                    return None
+            messages = [message for message in messages if message.reference not in there]
+        if not messages:
+            return Answer()
+        if not self._may_post(held):
+            return None
+        return provider.send(held.chunk.reference, messages, self.now())
+
+    def _pause(self, provider: Provider, attempt: int) -> timedelta:
+        """Doubling, and never the same for two processes. At least a time-out: the lost call may yet be carried out."""
+        timeout = provider.limits.timeout
+        return max(timeout, min(timeout * 2**attempt, _LONGEST_BACKOFF)) * random.uniform(1, 1.5)  # noqa: S311
+
+    # Recording ---------------------------------------------------------------------------------------------------
+
+    def _record(self, held: _Held, answer: Answer) -> None:
+        with self.ledger.write() as connection:
+            mine = chunks.settle(connection, held.chunk, _pairs(answer.refused), self.now())
+        if mine:
+            refused = len(answer.refused)
+            self._count(held, accepted=held.chunk.messages - refused, refused=refused)
+
+    def _leave_unconfirmed(self, held: _Held) -> None:
+        with self.ledger.write() as connection:
+            mine = chunks.leave_unconfirmed(connection, held.chunk, self.now())
+        if mine:
+            self._count(held, unconfirmed=held.chunk.messages)
+
+    def _give_back(self, held: _Held, refused: Sequence[RefusedMessage]) -> None:
+        with self.ledger.write() as connection:
+            mine = chunks.give_back(connection, held.chunk, _pairs(refused), self.now())
+        if mine:
+            self._count(held, refused=len(refused))
+
+    def _stop(self, held: _Held, reason: str, *, give_back: bool) -> None:
+        """Ends a channel. Its chunk is unsent again, or stays open with its lease given up for the next to find."""
+        self.stopped[held.chunk.channel] = reason
+        if give_back:
+            self._give_back(held, ())
+            return
+        with self.ledger.write() as connection:
+            chunks.renew(connection, held.chunk, self.wall())
+
+    def _count(self, held: _Held, accepted: int = 0, refused: int = 0, unconfirmed: int = 0) -> None:
+        counted = accepted + refused + unconfirmed
+        self.done = replace(
+            self.done,
+            accepted=self.done.accepted + accepted,
+            refused=self.done.refused + refused,
+            unconfirmed=self.done.unconfirmed + unconfirmed,
+            taken_over=self.done.taken_over + (counted if held.taken_over else 0),
+        )
+        self._tell(counted)
+
+    def _tell(self, messages: int) -> None:
+        self.answered += messages
+        if self.on_progress is not None:
+            self.on_progress(min(self.answered, self.total), self.total)
+
+
+def _pairs(refused: Iterable[RefusedMessage]) -> list[tuple[str, str]]:
+    return [(message.reference, message.failure_code) for message in refused]

@@ -1,0 +1,174 @@
+"""The fallback from the NHS App to SMS, once a patient (SPEC 2.9).
+
+The clock runs from the provider's acceptance of the App message, or is over at once when that message failed. What
+is due is queued as an attempt of the step ``fallback``, for the dispatcher to send, or ends there with the reason.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from batch_pipeline.ledger import batches as batches_
+from batch_pipeline.ledger.dialects import insert
+from batch_pipeline.ledger.engine import Ledger
+from batch_pipeline.ledger.tables import (
+    FALLBACK_DUE_AT,
+    FALLBACK_OPEN,
+    attempts,
+    batches,
+    patient_marks,
+    to_microseconds,
+)
+from batch_pipeline.rules.failure_codes import mark_of
+
+Against = Literal["deceased", "exit_coded", "invalidated", "cancelled", "opted_out", "no_number", "likely_to_fail"]
+"""Why a fallback doesn't go. ``cancelled`` is for a batch that was cancelled with its fallbacks."""
+
+AT_ONCE = 5_000
+"""Attempts looked at in one transaction."""
+
+
+@dataclass(frozen=True)
+class FallbackFacts:
+    """What is looked at again at the moment a fallback is due. All sets are of keyed hashes."""
+
+    provider: str
+    """By which the SMS is to go."""
+    opted_out: Collection[str] = frozenset()
+    """Patients, of all channels or of SMS."""
+    deceased: Collection[str] = frozenset()
+    """Patients known to have died, besides those the ledger has marked."""
+    likely_to_fail: Collection[str] = frozenset()
+    """Numbers; empty when the workspace's switch is off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """How many fallbacks were queued, and how many can't go, by reason."""
+
+    queued: int = 0
+    against: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+def due(connection: sa.Connection, now: datetime) -> dict[str, int]:
+    """How many fallbacks are due, by batch. Paused batches wait."""
+    query = (
+        sa.select(attempts.c.batch, sa.func.count().label("due"))
+        .where(*_due(now), attempts.c.batch.not_in(sa.select(batches.c.batch).where(batches.c.paused_at.is_not(None))))
+        .group_by(attempts.c.batch)
+    )
+    return {row.batch: row.due for row in connection.execute(query)}
+
+
+def sweep(ledger: Ledger, batch: str, now: datetime, facts: FallbackFacts) -> Swept:
+    """Decides every fallback of a batch that is due at ``now``: queued, or ended with the reason. At once, or not at all.
+
+    A cancelled batch's messages keep their course; a paused one waits. Collect and fold the receipts first.
+    """
+    queued, against = 0, Counter[str]()
+    while True:
+        with ledger.write() as connection:
+            if batches_.get(connection, batch).paused_at is not None:
+                return Swept(queued, dict(against))
+            rows = connection.execute(_candidates(batch, now)).all()
+            going: list[sa.Row[Any]] = []
+            ended: list[tuple[sa.Row[Any], Against]] = []
+            for row in rows:
+                reason = _against(row, facts)
+                if reason is None:
+                    going.append(row)
+                else:
+                    ended.append((row, reason))
+            _queue(connection, going, facts.provider, now)
+            _end(connection, ended, now)
+        queued += len(going)
+        against.update(reason for _, reason in ended)
+        if len(rows) < AT_ONCE:
+            return Swept(queued, dict(against))
+
+
+def _due(now: datetime) -> tuple[sa.ColumnElement[bool] | sa.TextClause, ...]:
+    # In the very words of the index, or it isn't found.
+    due_at = sa.literal_column(FALLBACK_DUE_AT, sa.BigInteger())
+    return sa.text(FALLBACK_OPEN), due_at <= to_microseconds(now)
+
+
+def _candidates(batch: str, now: datetime) -> sa.Select[Any]:
+    mark = sa.select(sa.func.min(patient_marks.c.mark)).where(patient_marks.c.patient == attempts.c.patient)
+    wanted = (
+        "id", "batch", "patient", "line", "nhs_number", "fallback_number", "sms_text", "address_hash", "fragments",
+        "policy", "failed_at", "failure_code",
+    )  # fmt: skip
+    return (
+        sa.select(*(attempts.c[name] for name in wanted), mark.scalar_subquery().label("mark"))
+        .where(attempts.c.batch == batch, *_due(now))
+        .order_by(attempts.c.id)
+        .limit(AT_ONCE)
+        .with_for_update(of=attempts, skip_locked=True)
+    )
+
+
+def _against(row: sa.Row[Any], facts: FallbackFacts) -> Against | None:
+    """Why this fallback can't go; ``None`` when it can. The first that holds counts."""
+    mark: Against | None = mark_of(row.failure_code) or row.mark
+    if mark is not None:
+        return mark
+    reasons: Mapping[Against, bool] = {
+        "deceased": row.patient in facts.deceased,
+        "opted_out": row.patient in facts.opted_out,
+        "no_number": row.fallback_number is None or row.sms_text is None,
+        "likely_to_fail": row.address_hash in facts.likely_to_fail,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _queue(connection: sa.Connection, rows: list[sa.Row[Any]], provider: str, now: datetime) -> None:
+    if not rows:
+        return
+    fallbacks = [
+        {
+            "batch": row.batch,
+            "patient": row.patient,
+            "step": "fallback",
+            "line": row.line,
+            "channel": "sms",
+            "provider": provider,
+            "reference": f"{row.batch}:{row.line}:fallback",
+            "nhs_number": row.nhs_number,
+            "address": row.fallback_number,
+            "text": row.sms_text,
+            "address_hash": row.address_hash,
+            "fragments": row.fragments,
+            "queued_at": now,
+            "policy": row.policy,
+        }
+        for row in rows
+    ]
+    # One a patient, whatever happens: UNIQUE(batch, patient, step).
+    connection.execute(insert(connection, attempts).on_conflict_do_nothing(), fallbacks)
+    connection.execute(
+        sa.update(attempts).where(attempts.c.id == sa.bindparam("primary_id")).values(fallback_at=now),
+        [{"primary_id": row.id} for row in rows],
+    )
+
+
+def _end(connection: sa.Connection, ended: list[tuple[sa.Row[Any], Against]], now: datetime) -> None:
+    if not ended:
+        return
+    connection.execute(
+        sa.update(attempts)
+        .where(attempts.c.id == sa.bindparam("primary_id"))
+        .values(no_fallback_at=now, no_fallback_because=sa.bindparam("reason")),
+        [{"primary_id": row.id, "reason": reason} for row, reason in ended],
+    )
+    marks = [
+        {"patient": row.patient, "mark": mark, "marked_at": row.failed_at, "source": row.failure_code}
+        for row, _ in ended
+        if (mark := mark_of(row.failure_code))
+    ]
+    if marks:
+        connection.execute(insert(connection, patient_marks).on_conflict_do_nothing(), marks)

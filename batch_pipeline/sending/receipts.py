@@ -1,0 +1,216 @@
+"""Receipts: stored once each, and folded into their attempts so that order and repeats make no difference.
+
+A receipt sets its own column of the attempt to the earliest moment of its kind. What the attempt *is* follows from
+the columns (``batch_pipeline.rules.states``), so a late receipt corrects it by being there.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from batch_pipeline.ledger.dialects import insert, smaller
+from batch_pipeline.ledger.engine import Ledger
+from batch_pipeline.ledger.tables import SMS_OPEN, Instant, attempts, patient_marks, receipts
+from batch_pipeline.providers.protocol import Provider, Receipt
+from batch_pipeline.rules.failure_codes import mark_of
+from batch_pipeline.rules.policy import SMS_TIMEOUT, sms_timeout_cutoff
+
+AT_ONCE = 20_000
+"""Receipts folded in one transaction: the ledger's other writers wait no longer than that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """How many receipts were folded, and how many wait for an attempt that isn't known."""
+
+    folded: int
+    unknown: int
+
+
+def collect(ledger: Ledger, providers: Iterable[Provider], now: datetime) -> int:
+    """Stores what waits at the providers; gives how many receipts were new.
+
+    A provider forgets a receipt only after it is on disk here.
+    """
+    return sum(
+        store(ledger, provider.name, batch, now) for provider in set(providers) for batch in provider.receipts(now)
+    )
+
+
+def store(ledger: Ledger, provider: str, batch: Iterable[Receipt], now: datetime) -> int:
+    """Stores receipts that aren't stored yet; gives how many were new."""
+    rows = [
+        {
+            "provider": provider,
+            "provider_key": receipt.provider_key,
+            "reference": receipt.reference,
+            "kind": receipt.kind,
+            "failure_kind": receipt.failure_kind,
+            "failure_code": receipt.failure_code,
+            "occurred_at": receipt.occurred_at,
+            "received_at": now,
+        }
+        for receipt in batch
+    ]
+    if not rows:
+        return 0
+    with ledger.write() as connection:
+        before = connection.scalar(sa.select(sa.func.max(receipts.c.id))) or 0
+        connection.execute(insert(connection, receipts).on_conflict_do_nothing(), rows)
+        new = sa.select(sa.func.count()).where(receipts.c.id > before)
+        return connection.scalar(new) or 0
+
+
+def waiting(connection: sa.Connection) -> int:
+    """How many stored receipts could be folded now."""
+    known = sa.exists().where(attempts.c.reference == receipts.c.reference)
+    return connection.scalar(sa.select(sa.func.count()).where(receipts.c.folded_at.is_(None), known)) or 0
+
+
+def fold(ledger: Ledger, now: datetime, batch: str | None = None) -> Folded:
+    """Folds the stored receipts, of one batch or of all, into their attempts.
+
+    The state that comes out hangs neither on their order nor on repeats, nor on how many folds they are spread over.
+    Those of an unknown attempt stay, and are tried again each time.
+    """
+    folded, after = 0, 0
+    while True:
+        with ledger.write() as connection:
+            last = _last_of_slice(connection, after)
+            if last is None:
+                return Folded(folded, _unknown(connection))
+            these = sa.and_(receipts.c.folded_at.is_(None), receipts.c.id > after, receipts.c.id <= last)
+            mine = sa.true() if batch is None else attempts.c.batch == batch
+            for kind, column in _COLUMNS.items():
+                _set_earliest(connection, kind, column, these, mine)
+            _set_earliest_failure(connection, these, mine)
+            _mark_patients(connection, these, mine)
+            known = sa.exists().where(attempts.c.reference == receipts.c.reference, mine)
+            folded += connection.execute(sa.update(receipts).where(these, known).values(folded_at=now)).rowcount
+        after = last
+
+
+_COLUMNS = {"accepted": "accepted_at", "delivered": "delivered_at", "read": "read_at"}
+"""Failures have a kind and a code beside their moment, and a function of their own."""
+
+
+def _last_of_slice(connection: sa.Connection, after: int) -> int | None:
+    some = (
+        sa.select(receipts.c.id)
+        .where(receipts.c.folded_at.is_(None), receipts.c.id > after)
+        .order_by(receipts.c.id)
+        .limit(AT_ONCE)
+        .subquery()
+    )
+    return connection.scalar(sa.select(sa.func.max(some.c.id)))
+
+
+def _unknown(connection: sa.Connection) -> int:
+    known = sa.exists().where(attempts.c.reference == receipts.c.reference)
+    return connection.scalar(sa.select(sa.func.count()).where(receipts.c.folded_at.is_(None), ~known)) or 0
+
+
+def _set_earliest(
+    connection: sa.Connection, kind: str, column: str, these: sa.ColumnElement[bool], mine: sa.ColumnElement[bool]
+) -> None:
+    told = (
+        sa.select(receipts.c.reference, sa.func.min(receipts.c.occurred_at, type_=Instant()).label("at"))
+        .where(these, receipts.c.kind == kind)
+        .group_by(receipts.c.reference)
+        .subquery("told")
+    )
+    connection.execute(
+        sa.update(attempts)
+        .where(attempts.c.reference == told.c.reference, mine)
+        .values({column: smaller(attempts.c[column], told.c.at)})
+    )
+
+
+def _set_earliest_failure(
+    connection: sa.Connection, these: sa.ColumnElement[bool], mine: sa.ColumnElement[bool]
+) -> None:
+    """Kind and code go with the earliest failure; of two at one moment, with the first by kind and code."""
+    order = (receipts.c.occurred_at, _text(receipts.c.failure_kind), _text(receipts.c.failure_code))
+    numbered = (
+        sa.select(
+            receipts.c.reference,
+            receipts.c.occurred_at.label("at"),
+            receipts.c.failure_kind.label("kind"),
+            receipts.c.failure_code.label("code"),
+            sa.func.row_number().over(partition_by=receipts.c.reference, order_by=order).label("place"),
+        )
+        .where(these, receipts.c.kind == "failed")
+        .subquery("numbered")
+    )
+    told = sa.select(numbered).where(numbered.c.place == 1).subquery("told")
+    known = sa.tuple_(attempts.c.failed_at, _text(attempts.c.failure_kind), _text(attempts.c.failure_code))
+    earlier = sa.or_(
+        attempts.c.failed_at.is_(None), sa.tuple_(told.c.at, _text(told.c.kind), _text(told.c.code)) < known
+    )
+    connection.execute(
+        sa.update(attempts)
+        .where(attempts.c.reference == told.c.reference, mine, earlier)
+        .values(failed_at=told.c.at, failure_kind=told.c.kind, failure_code=told.c.code)
+    )
+
+
+def _text(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    return sa.func.coalesce(column, "")
+
+
+def _mark_patients(connection: sa.Connection, these: sa.ColumnElement[bool], mine: sa.ColumnElement[bool]) -> None:
+    """Remembers, for later batches, the patients whose failure says that they are dead, gone or not to be found."""
+    codes = connection.scalars(
+        sa.select(receipts.c.failure_code).where(these, receipts.c.failure_code.is_not(None)).distinct()
+    )
+    for code in sorted(code for code in codes if mark_of(code)):
+        told = (
+            sa.select(
+                attempts.c.patient,
+                sa.literal(mark_of(code)),
+                sa.func.min(receipts.c.occurred_at),
+                sa.literal(code),
+            )
+            .join_from(receipts, attempts, attempts.c.reference == receipts.c.reference)
+            .where(these, mine, receipts.c.failure_code == code)
+            .group_by(attempts.c.patient)
+        )
+        row = insert(connection, patient_marks).from_select(["patient", "mark", "marked_at", "source"], told)
+        connection.execute(
+            row.on_conflict_do_update(
+                index_elements=["patient", "mark"],
+                set_={"marked_at": row.excluded.marked_at, "source": row.excluded.source},
+                where=sa.tuple_(row.excluded.marked_at, row.excluded.source)
+                < sa.tuple_(patient_marks.c.marked_at, patient_marks.c.source),
+            )
+        )
+
+
+def time_out(ledger: Ledger, now: datetime, batch: str | None = None) -> int:
+    """Ends every SMS that nothing was heard of for as long as its provider's rule says; gives how many.
+
+    A late receipt corrects that: states look at what was told before they look at the time-out.
+    """
+    open_ones = [sa.text(SMS_OPEN)] if batch is None else [sa.text(SMS_OPEN), attempts.c.batch == batch]
+    with ledger.read() as connection:
+        earliest = connection.scalar(sa.select(sa.func.min(attempts.c.accepted_at)).where(sa.text(SMS_OPEN)))
+        if earliest is None or earliest > now - SMS_TIMEOUT:
+            return 0
+        silent = sa.select(attempts.c.provider).where(*open_ones, attempts.c.accepted_at <= now - SMS_TIMEOUT)
+        providers = list(connection.scalars(silent.distinct()))
+    ended = 0
+    for provider in providers:
+        timed_out = sa.update(attempts).where(
+            *open_ones,
+            attempts.c.provider == provider,
+            attempts.c.accepted_at <= sms_timeout_cutoff(provider, now),
+        )
+        after = SMS_TIMEOUT // timedelta(microseconds=1)
+        with ledger.write() as connection:
+            ended += connection.execute(
+                timed_out.values(timed_out_at=sa.type_coerce(attempts.c.accepted_at, sa.BigInteger) + after)
+            ).rowcount
+    return ended

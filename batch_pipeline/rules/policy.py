@@ -1,0 +1,112 @@
+"""How long things may take: the fallback policy, time-outs and ages, as data with their dates (SPEC 2.3-2.5, 2.8, 2.9).
+
+Every window is elapsed time, so a clock change neither shortens nor lengthens it. Only what a person counts in days
+or months of the calendar (a snapshot's date, "the past 3 calendar months") is counted in the workspace's zone.
+"""
+
+from calendar import monthrange
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from typing import Literal
+
+SnapshotState = Literal["current", "old", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class FallbackPolicy:
+    """From when on, for which questionnaires, and how long after its acceptance an unread App message falls back."""
+
+    id: str
+    """Stamped on each attempt when it is queued; an id never changes its meaning."""
+    effective_from: datetime
+    questionnaires: frozenset[str] | None
+    """Questionnaire ids it is for; None: every message that no other row is for."""
+    window: timedelta
+
+
+_SINCE_THE_START = datetime(2000, 1, 1, tzinfo=UTC)
+
+FALLBACK_POLICIES: Sequence[FallbackPolicy] = (
+    FallbackPolicy("bp-3h", _SINCE_THE_START, frozenset({"bp_4_day", "bp_7_day"}), timedelta(hours=3)),
+    FallbackPolicy("unread-24h", _SINCE_THE_START, None, timedelta(hours=24)),
+)
+"""To change a window add a row with a later date; never edit or take away one that attempts carry."""
+
+FALLBACK_CHANNELS = frozenset({"nhs_app"})
+"""Email and SMS have no fallback (SPEC 2.9)."""
+
+
+def fallback_window(
+    channel: str, questionnaire: str | None, on: datetime, policies: Sequence[FallbackPolicy] = FALLBACK_POLICIES
+) -> tuple[str, timedelta] | None:
+    """``(policy id, time from acceptance)`` for a message queued ``on`` (aware); None for a channel without fallback.
+
+    A row for the questionnaire goes before the rows for all; of those in force, the one with the latest date counts.
+    ``LookupError`` when no row is in force on that day.
+    """
+    if channel not in FALLBACK_CHANNELS:
+        return None
+    in_force = [policy for policy in policies if policy.effective_from <= on]
+    for_all = [policy for policy in in_force if policy.questionnaires is None]
+    own = [policy for policy in in_force if policy.questionnaires and questionnaire in policy.questionnaires]
+    if not (own or for_all):
+        raise LookupError(f"no fallback policy is in force on {on:%Y-%m-%d}")
+    policy = max(own or for_all, key=lambda candidate: candidate.effective_from)
+    return policy.id, policy.window
+
+
+SMS_TIMEOUT = timedelta(hours=72)
+"""Of the provider's sending hours without any receipt: the SMS has timed out (SPEC 2.8)."""
+
+ALWAYS_OPEN = frozenset({"simulator"})
+"""Providers that hand on SMS at every hour of every day."""
+
+
+def sms_timeout_cutoff(provider: str, now: datetime) -> datetime:
+    """An SMS that ``provider`` accepted at or before this instant, and told nothing of since, has timed out at ``now``.
+
+    ``LookupError`` for a provider whose sending hours aren't known: 72 hours by the clock would be a guess.
+    """
+    if provider not in ALWAYS_OPEN:
+        raise LookupError(f"the sending hours of provider {provider!r} aren't known to rules/policy.py")
+    return now - SMS_TIMEOUT
+
+
+SNAPSHOT_OLD_AFTER = timedelta(days=2)
+SNAPSHOT_UNKNOWN_AFTER = timedelta(days=7)
+
+
+def snapshot_state(as_of: date | datetime, now: datetime, zone: tzinfo) -> SnapshotState:
+    """What a snapshot of NHS App accounts is worth at ``now`` (aware): older than 2 days warns, than 7 counts as unknown.
+
+    A date is compared by whole calendar days in ``zone``; a datetime by the exact age, a naive one being
+    workspace time. One dated after ``now`` is ``current``.
+    """
+    if isinstance(as_of, datetime):
+        age = now - (as_of if as_of.tzinfo else as_of.replace(tzinfo=zone))
+    else:
+        age = now.astimezone(zone).date() - as_of
+    if age > SNAPSHOT_UNKNOWN_AFTER:
+        return "unknown"
+    return "old" if age > SNAPSHOT_OLD_AFTER else "current"
+
+
+REPEAT_WINDOW = timedelta(days=30)
+LIKELY_TO_FAIL_MONTHS = 3
+
+
+def repeat_since(now: datetime) -> datetime:
+    """Recipients who had this message at or after this instant are held back (SPEC 2.1)."""
+    return now - REPEAT_WINDOW
+
+
+def likely_to_fail_since(now: datetime, zone: tzinfo) -> datetime:
+    """Three calendar months before ``now``, at the same time of day in ``zone``; aware, UTC.
+
+    A day the month doesn't have becomes its last one: from 31 May back to 28 (29) February.
+    """
+    here = now.astimezone(zone)
+    years, month = divmod(here.year * 12 + here.month - 1 - LIKELY_TO_FAIL_MONTHS, 12)
+    day = min(here.day, monthrange(years, month + 1)[1])
+    return here.replace(year=years, month=month + 1, day=day).astimezone(UTC)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from batch_pipeline.ingest.reader import open_cohort
+from batch_pipeline.rules import emails, phones
 from benchmarks import cohorts, dirt, people, samples
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -52,6 +54,46 @@ def test_each_sample_cohort_has_every_kind_of_dirt(first_person: int) -> None:
             kinds = people.kinds(table, persons, seed=cohorts.SEED, salt=cohorts.SALTS[column])
             missing = [row.name for index, row in enumerate(table) if index not in set(kinds.tolist())]
             assert not missing, f"{column}: no line has {missing}"
+
+
+@pytest.mark.parametrize("name", ["flu-2026-10.csv", "bp-2026-10.csv"])
+def test_each_sample_cohort_has_somebody_for_every_reason_that_lists_and_files_give(name: str) -> None:
+    with_app = {
+        row["nhs_number"] for row in rows("riverside-nhs-app-accounts.csv") if row["notifications_enabled"] == "true"
+    }
+    opted_out = {row["nhs_number"] for row in rows("riverside-opt-outs.csv")}
+    failed = {
+        row["nhs_number"]
+        for row in rows("riverside-outcomes.csv")
+        if (row["channel"], row["outcome"]) == ("sms", "failed")
+    }
+    found: Counter[str] = Counter()
+    cohort = open_cohort(EXAMPLES / name, label=name, max_bytes=10**9)
+    for row in (row for batch in cohort.batches() for row in batch.to_pylist()):
+        number = re.sub(r"[^0-9]", "", row["nhs_number"] or "")
+        kinds = [phones.classify(row[field]).kind for field in ("mobile", "preferred_telephone", "telephone")]
+        found["rejected"] += bool(row["problem"])
+        found["deceased"] += bool(row["date_of_death"] or row["deceased"] not in {None, "No"})
+        found["opted out"] += number in opted_out
+        if emails.classify(row["email"]).kind == "good":
+            found["email"] += 1
+        elif number in with_app:
+            found["app" if "mobile" in kinds else "app, no number"] += 1
+        elif "mobile" in kinds:
+            found["likely to fail next time" if number in failed else "sms"] += 1
+        else:
+            found[next((kind for kind in kinds if kind != "none"), "none")] += 1
+    reasons = {
+        "rejected",
+        "deceased",
+        "opted out",
+        "none",
+        "landline",
+        "not_mobile",
+        "not_uk",
+        "likely to fail next time",
+    }
+    assert {what for what, count in found.items() if count} == reasons | {"email", "app", "app, no number", "sms"}
 
 
 def test_the_cohorts_share_most_of_their_patients() -> None:

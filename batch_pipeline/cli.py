@@ -1,0 +1,305 @@
+"""The shell: ``batch-pipeline``. Exit code 0 done, 1 refused for a reason the user can mend, 2 wrong usage.
+
+Dagster and the set work are imported by the commands that need them: ``status`` answers in a fraction of the time
+that Dagster takes to load.
+"""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from batch_pipeline.errors import Refused
+from batch_pipeline.home import Home
+from batch_pipeline.house import House
+
+app = typer.Typer(
+    name="batch-pipeline",
+    help="Messages a cohort of patients from a CSV: one message each, by the best path, every line accounted for.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _instant(text: str) -> datetime:
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not an ISO time such as 2026-10-01T09:00+01:00") from None
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC)
+
+
+At = Annotated[
+    datetime | None,
+    typer.Option("--at", parser=_instant, metavar="ISO-TIME", help="Do it as of this time (without an offset: UTC).", show_default="now"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, and nothing else.")]
+Batch = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's id.")]
+
+
+@app.callback()
+def at_home(
+    context: typer.Context,
+    home: Annotated[
+        Path | None, typer.Option("--home", metavar="DIR", help="The home folder.", show_default="$BATCH_PIPELINE_HOME or ./.home")
+    ] = None,
+) -> None:
+    """Every command works in one home folder."""
+    context.obj = House(Home.resolve(home))
+
+
+def _now(at: datetime | None) -> datetime:
+    return at or datetime.now(UTC)
+
+
+@app.command()
+def init(context: typer.Context) -> None:
+    """Make the home folder: workspaces, templates, inbox, data, ledger, reports and Dagster's own."""
+    house: House = context.obj
+    house.home.init()
+    house.ledger.close()
+    _say(f"the home is ready: {house.home.root}")
+
+
+@app.command()
+def check(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A cohort (CSV) or a batch file (YAML).")],
+    at: At = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read a cohort or a batch file and say what it holds and what is wrong with it. Keeps nothing, sends nothing."""
+    from batch_pipeline.operations.checking import check_file
+
+    found = check_file(context.obj, file, _now(at))
+    if as_json:
+        _print_json(found)
+    else:
+        _console().print(_view().checked(found))
+
+
+@app.command()
+def submit(
+    context: typer.Context,
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A batch file (YAML), its cohort beside it.")],
+    at: At = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a batch in, plan it, and show the plan: a review. Sends nothing."""
+    from batch_pipeline.operations import submission
+    from batch_pipeline.runner import Runner
+    from batch_pipeline.settings import load_batch_file
+
+    house: House = context.obj
+    house.home.require()
+    spec = house.home.inbox / spec if not spec.is_file() and (house.home.inbox / spec).is_file() else spec
+    batch = load_batch_file(spec).batch
+    name = submission.into_inbox(house, spec)
+    with _watched(f"planning {batch}"):
+        Runner(house.home).run("plan", batch, _now(at), {"cohort": {"config": {"spec": name}}})
+    _show_plan(house, batch, _now(at), as_json)
+
+
+@app.command()
+def review(context: typer.Context, batch: Batch, at: At = None, as_json: AsJson = False) -> None:
+    """Show the standing plan of a batch; from now on that is the plan that `approve` approves."""
+    _show_plan(context.obj, batch, _now(at), as_json)
+
+
+def _show_plan(house: House, batch: str, now: datetime, as_json: bool) -> None:
+    from batch_pipeline.operations import review as reviewing
+
+    plan, figures = reviewing.shown(house, batch, now)
+    if as_json:
+        _print_json({"batch": batch, "plan": plan, **figures})
+    else:
+        _console().print(_view().plan(batch, plan, figures, house.home.reports / batch))
+    if figures["problems"]:
+        raise Refused(f"{batch} can't be approved as it is: {figures['problems'][0]}")
+
+
+@app.command()
+def approve(
+    context: typer.Context,
+    batch: Batch,
+    by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who approves.")],
+    plan: Annotated[str | None, typer.Option("--plan", metavar="HASH", help="Only if this is the standing plan.")] = None,
+    at: At = None,
+) -> None:
+    """Record the approval of the plan that was last shown. Sends nothing."""
+    from batch_pipeline.operations import review as reviewing
+
+    approved = reviewing.approve(context.obj, batch, by, plan, _now(at))
+    _say(f"{batch}: {by} approved plan {approved[:12]}")
+
+
+@app.command(name="send-test")
+def send_test(
+    context: typer.Context,
+    batch: Batch,
+    to: Annotated[str, typer.Option("--to", metavar="ADDRESS", help="A number or email address of your own.")],
+    at: At = None,
+) -> None:
+    """Send the message, rendered for a made-up patient, to a number or address of your own."""
+    from batch_pipeline.operations.dispatching import send_test as send
+
+    sent = send(context.obj, batch, to, _now(at))
+    _say(f"{batch}: a test went by {sent.channel} through {sent.provider}, reference {sent.reference}")
+
+
+@app.command()
+def dispatch(
+    context: typer.Context, batch: Annotated[str | None, typer.Argument(metavar="[BATCH]")] = None, at: At = None
+) -> None:
+    """Send what is approved: one batch, or every batch that has something to send. Each message goes once."""
+    from batch_pipeline.operations.dispatching import approved_plan, ready_to_send
+
+    house: House = context.obj
+    now = _now(at)
+    if batch is not None:
+        approved_plan(house, batch)
+    due = [batch] if batch is not None else ready_to_send(house)
+    if due:
+        from batch_pipeline.runner import Runner
+
+        runner = Runner(house.home)
+        for each in due:
+            with _watched(f"sending {each}"):
+                runner.run("dispatch", each, now)
+            _say(_view().one_line(_status(house, each)))
+    else:
+        _say("nothing is waiting to be sent")
+
+
+@app.command()
+def sweep(context: typer.Context, at: At = None) -> None:
+    """Do all that is due by now for every batch: receipts and time-outs, then fallbacks."""
+    from batch_pipeline.operations.dispatching import with_fallbacks_due, with_news
+
+    house: House = context.obj
+    now = _now(at)
+    with_receipts = with_news(house, now)
+    runner = None
+    if with_receipts:
+        from batch_pipeline.runner import Runner
+
+        runner = Runner(house.home)
+        for batch in with_receipts:
+            with _watched(f"receipts of {batch}"):
+                runner.run("receipts", batch, now)
+    falling_back = with_fallbacks_due(house, now)
+    if falling_back:
+        from batch_pipeline.runner import Runner
+
+        runner = runner or Runner(house.home)
+        for batch in falling_back:
+            with _watched(f"fallbacks of {batch}"):
+                runner.run("fallback", batch, now)
+    for batch in dict.fromkeys([*with_receipts, *falling_back]):
+        _say(_view().one_line(_status(house, batch)))
+    if not with_receipts and not falling_back:
+        _say("nothing is due")
+
+
+@app.command()
+def status(
+    context: typer.Context,
+    batch: Annotated[str | None, typer.Argument(metavar="[BATCH]")] = None,
+    at: At = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say where a batch, or every batch, stands."""
+    house: House = context.obj
+    _ = at  # figures are facts of the ledger: they hold whatever the time
+    if batch is not None:
+        found: Any = _status(house, batch)
+    else:
+        from batch_pipeline.operations.status import all_statuses
+
+        found = all_statuses(house)
+    if as_json:
+        _print_json(found)
+    elif batch is not None:
+        _console().print(_view().status(found))
+    else:
+        _console().print(_view().statuses(found))
+
+
+@app.command()
+def report(
+    context: typer.Context,
+    batch: Batch,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Also copy the reports here.")] = None,
+    at: At = None,
+) -> None:
+    """Write the batch's reports as they stand now."""
+    from batch_pipeline.operations.reporting import copy_reports, reports_of
+    from batch_pipeline.runner import Runner
+
+    house: House = context.obj
+    _status(house, batch)
+    with _watched(f"reports of {batch}"):
+        Runner(house.home).run("report", batch, _now(at))
+    written = copy_reports(house, batch, out) if out else reports_of(house, batch)
+    for path in written:
+        _say(str(path))
+
+
+@app.command()
+def demo(context: typer.Context) -> None:
+    """Send the two sample cohorts all the way with the simulator, and show what each step did."""
+    from batch_pipeline.demo import run_demo
+
+    run_demo(context.obj)
+
+
+def _status(house: House, batch: str) -> dict[str, Any]:
+    from batch_pipeline.operations.status import status as status_of
+
+    return status_of(house, batch)
+
+
+def _view() -> Any:
+    from batch_pipeline import view
+
+    return view
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(soft_wrap=False)
+
+
+def _watched(what: str) -> Any:
+    from batch_pipeline.view import watched
+
+    return watched(what)
+
+
+def _say(sentence: str) -> None:
+    typer.echo(sentence)
+
+
+def _print_json(found: Any) -> None:
+    from batch_pipeline.view import as_json
+
+    sys.stdout.write(as_json(found) + "\n")
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app()
+    except Refused as refusal:
+        typer.echo(f"refused: {refusal}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

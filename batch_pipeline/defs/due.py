@@ -1,0 +1,37 @@
+"""From "this is due for that batch" to run requests, for the sensors of all stages."""
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from batch_pipeline.defs.jobs import UnresolvedJob
+
+AT_WORK = (
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+)
+ALONE_FOR = timedelta(minutes=10)
+"""A run that was killed may stand as started for ever. After this long another is sent after it: that several work
+on one batch does no harm, that none does would."""
+
+
+def requests(context: dg.SensorEvaluationContext, job: UnresolvedJob, due: Iterable[str]) -> Iterator[dg.RunRequest]:
+    """A run of ``job`` for each due batch that no run is at work on."""
+    busy = _busy(context.instance, job.name)
+    for batch in due:
+        if batch not in busy:
+            yield dg.RunRequest(partition_key=batch)
+
+
+def _busy(instance: dg.DagsterInstance, job: str) -> set[str]:
+    """Batches that a run of the job was begun for and may still be at work on; one that just failed rests as well."""
+    since = datetime.now(UTC) - ALONE_FOR
+    records = instance.get_run_records(dg.RunsFilter(job_name=job, created_after=since))
+    return {
+        record.dagster_run.tags.get("dagster/partition", "")
+        for record in records
+        if record.dagster_run.status in (*AT_WORK, dg.DagsterRunStatus.FAILURE)
+    }

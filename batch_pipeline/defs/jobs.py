@@ -1,0 +1,33 @@
+"""The jobs: which assets run together. All run in one process; a process a step costs ten times the work itself."""
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from batch_pipeline.defs.partitions import BATCHES
+
+UnresolvedJob = UnresolvedAssetJobDefinition
+
+STAGE = "batch_pipeline/stage"
+"""Run tag; the shipped ``dagster.yaml`` keeps slots free for sweeps by it."""
+
+
+def _job(name: str, description: str, *assets: str) -> UnresolvedJob:
+    return dg.define_asset_job(
+        name,
+        selection=dg.AssetSelection.assets(*assets),
+        description=description,
+        executor_def=dg.in_process_executor,
+        tags={STAGE: name},
+    )
+
+
+plan = _job(
+    "plan",
+    "From a file in the inbox to a plan that a person can review.",
+    *("cohort", "patients", "rejected_rows", "duplicates"),
+    *("contactability", "recipients", "non_contactable", "channel_plan", "batch_plan", "non_contactable_report"),
+)
+dispatch = _job("dispatch", "Queues the approved plan and sends it, each message once.", "outbox", "dispatch")
+receipts = _job("receipts", "Folds what the providers say into the batch.", "receipts")
+fallback = _job("fallback", "Sends the fallbacks that are due.", "fallbacks")
+report = _job("report", "Measures the batch and writes its reports.", "delivery_metrics", "batch_report")

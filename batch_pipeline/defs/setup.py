@@ -1,0 +1,14 @@
+"""The resources bound to every asset and sensor."""
+
+import dagster as dg
+
+from batch_pipeline.defs.io import ParquetInHome
+from batch_pipeline.defs.resources import ClockResource, HouseResource
+
+
+@dg.definitions
+def resources() -> dg.Definitions:
+    house = HouseResource(home=dg.EnvVar("BATCH_PIPELINE_HOME").get_value("") or "")
+    return dg.Definitions(
+        resources={"house": house, "clock": ClockResource(), "io_manager": ParquetInHome(house=house)}
+    )

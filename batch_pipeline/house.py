@@ -1,0 +1,203 @@
+"""A home put to work: its settings, ledger, workspaces, providers and set-work connections in one hand.
+
+Both ways in, the shell and Dagster, work through this, so that they can't disagree.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import duckdb
+import pyarrow as pa
+
+from batch_pipeline.home import Home
+from batch_pipeline.ingest.lists import ALL_CHANNELS, NO_ACCOUNTS, NO_OPT_OUTS, read_app_accounts, read_opt_outs
+from batch_pipeline.ledger import batches, history
+from batch_pipeline.ledger.engine import Ledger
+from batch_pipeline.ledger.hashing import Hasher, hold_to_key, load_or_make_key
+from batch_pipeline.planning.contact import Facts
+from batch_pipeline.planning.duck import duck
+from batch_pipeline.planning.plan import Snapshot
+from batch_pipeline.providers.protocol import Channel, Provider
+from batch_pipeline.providers.simulator import Shares, Simulator
+from batch_pipeline.rules import policy
+from batch_pipeline.sending import fallbacks
+from batch_pipeline.settings import BatchFile, Settings, SimulatorShares, Workspace, load_workspace
+from batch_pipeline.templates import Message
+
+_STALE_STAGING = timedelta(days=1).total_seconds()
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A batch as registered: its ledger row, its file and its workspace."""
+
+    row: batches.Batch
+    file: BatchFile
+    message: Message
+    """The words as they were when the batch was submitted: a template changed since changes nothing."""
+    workspace: Workspace
+
+
+class House:
+    """One home folder at work. Cheap to make; opens what it needs when it is needed."""
+
+    def __init__(self, home: Home, settings: Settings | None = None) -> None:
+        self.home = home
+        self.settings = settings or Settings()
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The operational truth."""
+        self.home.require()
+        ledger = Ledger.open(self.settings.ledger_url or self.home.ledger_url)
+        hold_to_key(ledger, self.hasher)
+        return ledger
+
+    @cached_property
+    def hasher(self) -> Hasher:
+        """The keyed hash of NHS numbers and phone numbers."""
+        return Hasher(load_or_make_key(self.home.hash_key_path))
+
+    def workspace(self, workspace_id: str) -> Workspace:
+        """The workspace of that id; ``Refused`` for none or a faulty one."""
+        return load_workspace(self.home, workspace_id)
+
+    def submitted(self, batch: str) -> Submitted:
+        """A registered batch; ``Refused`` for one that isn't."""
+        with self.ledger.read() as connection:
+            row = batches.get(connection, batch)
+        spec = json.loads(row.spec)
+        file = BatchFile.model_validate(spec["batch_file"])
+        return Submitted(row, file, Message(**spec["message"]), self.workspace(file.workspace))
+
+    def kept_cohort(self, sha256: str) -> Path:
+        """Where a submitted cohort is kept, byte for byte, under its SHA-256."""
+        return self.home.kept_cohorts / f"{sha256}.csv"
+
+    def table(self, asset: str, batch: str) -> Path:
+        """Where the table of an asset stands; one that hasn't been made isn't there."""
+        return self.home.data / asset / f"{batch}.parquet"
+
+    def duck(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """A DuckDB connection for one stage."""
+        return duck(self._staging, self.settings.duckdb_memory_limit, self.settings.duckdb_threads)
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A folder on the data's own disk for tables that aren't finished; gone at the end, whatever happens."""
+        self._staging.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for left in self._staging.iterdir():  # by a process that was killed
+            if time.time() - left.stat().st_mtime > _STALE_STAGING:
+                shutil.rmtree(left, ignore_errors=True)
+        with TemporaryDirectory(dir=self._staging, prefix="stage-") as folder:
+            yield Path(folder)
+
+    @property
+    def _staging(self) -> Path:
+        return self.home.data / ".staging"
+
+    def providers(self, workspace: Workspace) -> Mapping[Channel, Provider]:
+        """The provider of each channel of a workspace."""
+        simulator = self.simulator(workspace)
+        return {"email": simulator, "nhs_app": simulator, "sms": simulator}
+
+    def provider_names(self, workspace: Workspace) -> dict[str, str]:
+        """Who carries each channel of a workspace."""
+        return {"email": workspace.providers.email, "nhs_app": workspace.providers.nhs_app, "sms": workspace.providers.sms}
+
+    def simulator(self, workspace: Workspace) -> Simulator:
+        """The workspace's simulator. All of a home keep one journal."""
+        chosen = workspace.simulator
+        simulator = Simulator(
+            self.home.simulator_path,
+            seed=chosen.seed,
+            outcomes=chosen.outcomes,
+            shares=_shares(chosen.shares),
+            chunk=self.settings.simulator_chunk,
+            timeout=timedelta(seconds=self.settings.simulator_timeout_seconds),
+        )
+        simulator.check()
+        return simulator
+
+    def simulator_news(self, now: datetime) -> set[str]:
+        """Batches of which the simulator has something to tell."""
+        return Simulator(self.home.simulator_path).waiting_batches(now) if self.home.simulator_path.exists() else set()
+
+    def snapshot(self, workspace: Workspace, now: datetime) -> tuple[Snapshot, pa.Table]:
+        """The NHS App snapshot and the accounts in it; ``accounts_if_known`` is left to the planner."""
+        chosen = workspace.nhs_app_accounts
+        if chosen is None:
+            return Snapshot("none", None), NO_ACCOUNTS
+        state = policy.snapshot_state(chosen.as_of, now, workspace.zone)
+        return Snapshot(state, chosen.as_of.isoformat()), read_app_accounts(chosen.path)
+
+    def opt_outs(self, workspace: Workspace, now: datetime) -> pa.Table:
+        """``nhs_number, channel`` of the workspace's opt-out list as of ``now``."""
+        if workspace.opt_outs is None:
+            return NO_OPT_OUTS
+        return read_opt_outs(workspace.opt_outs.path, now, workspace.zone)
+
+    def already_had(self, submitted: Submitted, now: datetime) -> Collection[str]:
+        """Keyed hashes of patients who had this message from this workspace in the last 30 days (SPEC 2.1)."""
+        row = submitted.row
+        if row.allow_repeat:
+            return frozenset()
+        with self.ledger.read() as connection:
+            return history.already_had(
+                connection, row.workspace, row.message_key, policy.repeat_since(now), except_batch=row.batch
+            )
+
+    def fallback_facts(self, workspace: Workspace, now: datetime) -> fallbacks.FallbackFacts:
+        """What is asked again of a patient at the moment a fallback is due."""
+        out = self.opt_outs(workspace, now)
+        sms = [
+            number
+            for number, channel in zip(out["nhs_number"].to_pylist(), out["channel"].to_pylist(), strict=True)
+            if channel in {"sms", ALL_CHANNELS}
+        ]
+        return fallbacks.FallbackFacts(
+            provider=workspace.providers.sms,
+            opted_out={self.hasher.hash(number) for number in sms}, likely_to_fail=self._failed_numbers(workspace, now)
+        )
+
+    def _failed_numbers(self, workspace: Workspace, now: datetime) -> Collection[str]:
+        if not workspace.exclude_likely_to_fail:
+            return frozenset()
+        with self.ledger.read() as connection:
+            return history.failed_numbers(connection, policy.likely_to_fail_since(now, workspace.zone))
+
+    def facts(self, workspace: Workspace, accounts: pa.Table, now: datetime) -> Facts:
+        """What is known of patients besides the file."""
+        with self.ledger.read() as connection:
+            marks = history.marked(connection)
+        return Facts(
+            app_accounts=accounts,
+            opt_outs=self.opt_outs(workspace, now),
+            marks=marks,
+            failed_numbers=self._failed_numbers(workspace, now),
+        )
+
+
+def _shares(chosen: SimulatorShares) -> Shares:
+    channels: tuple[Channel, ...] = ("email", "nhs_app", "sms")
+    return Shares(
+        outcomes={channel: getattr(chosen, channel).model_dump() for channel in channels},
+        lost_answers=chosen.lost_answers,
+        repeated_receipts=chosen.repeated_receipts,
+        shuffled_receipts=chosen.shuffled_receipts,
+    )
+
+
+def owner() -> str:
+    """Who holds a lease: this process, so that a person can find it."""
+    return f"{os.uname().nodename}:{os.getpid()}"
+

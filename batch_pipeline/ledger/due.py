@@ -1,0 +1,73 @@
+"""Which batches something is due for: what the sensors and the sweep ask. Each question is answered from an index."""
+
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from batch_pipeline.ledger.figures import status
+from batch_pipeline.ledger.tables import FALLBACK_OPEN, SMS_OPEN, UNSENT, approvals, attempts, batches, chunks, receipts
+from batch_pipeline.rules.policy import SMS_TIMEOUT
+
+_AT_LARGE = sa.and_(batches.c.paused_at.is_(None), batches.c.cancelled_at.is_(None))
+
+
+def ready_to_send(connection: sa.Connection) -> list[str]:
+    """Batches whose approved plan isn't in the outbox yet, or whose outbox isn't sent, oldest first."""
+    approved = sa.exists().where(approvals.c.batch == batches.c.batch, approvals.c.plan_hash == batches.c.current_plan)
+    new = sa.and_(approved, batches.c.applied_plan.is_distinct_from(batches.c.current_plan))
+    query = (
+        sa.select(batches.c.batch)
+        .where(_AT_LARGE, sa.or_(new, _unsent("primary"), _open_chunk("primary")))
+        .order_by(batches.c.submitted_at)
+    )
+    return list(connection.scalars(query))
+
+
+def with_receipts(connection: sa.Connection) -> set[str]:
+    """Batches for which a stored receipt waits to be folded."""
+    query = (
+        sa.select(attempts.c.batch)
+        .join(receipts, receipts.c.reference == attempts.c.reference)
+        .where(receipts.c.folded_at.is_(None))
+        .distinct()
+    )
+    return set(connection.scalars(query))
+
+
+def with_time_outs(connection: sa.Connection, now: datetime) -> set[str]:
+    """Batches with a text of which nothing was heard for as long as any provider's rule says at the least."""
+    query = sa.select(attempts.c.batch).where(sa.text(SMS_OPEN), attempts.c.accepted_at <= now - SMS_TIMEOUT)
+    return set(connection.scalars(query.distinct()))
+
+
+def with_unsent_fallbacks(connection: sa.Connection) -> set[str]:
+    """Batches in which a fallback was queued and not sent, by a run that was killed in between."""
+    query = sa.select(batches.c.batch).where(
+        batches.c.paused_at.is_(None), sa.or_(_unsent("fallback"), _open_chunk("fallback"))
+    )
+    return set(connection.scalars(query))
+
+
+def ended_unreported(connection: sa.Connection) -> list[str]:
+    """Batches in which every patient has ended and of which no final report was made since."""
+    mine = attempts.c.batch == batches.c.batch
+    still_open = sa.or_(
+        _unsent("primary"),
+        _unsent("fallback"),
+        _open_chunk("primary"),
+        _open_chunk("fallback"),
+        sa.exists().where(mine, sa.text(SMS_OPEN)),
+        sa.exists().where(mine, sa.text(FALLBACK_OPEN)),
+    )
+    query = sa.select(batches.c.batch).where(
+        batches.c.applied_plan.is_not(None), batches.c.reported_at.is_(None), ~still_open
+    )
+    return [batch for batch in connection.scalars(query) if status(connection, batch).all_ended]
+
+
+def _unsent(step: str) -> sa.ColumnElement[bool]:
+    return sa.exists().where(attempts.c.batch == batches.c.batch, attempts.c.step == step, sa.text(UNSENT))
+
+
+def _open_chunk(step: str) -> sa.ColumnElement[bool]:
+    return sa.exists().where(chunks.c.batch == batches.c.batch, chunks.c.step == step, chunks.c.settled_at.is_(None))

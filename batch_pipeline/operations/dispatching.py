@@ -1,0 +1,190 @@
+"""From an approved plan to sent messages, and what became of them: outbox, dispatch, receipts, fallbacks."""
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from batch_pipeline.errors import Refused
+from batch_pipeline.house import House, Submitted, owner
+from batch_pipeline.ledger import audit, batches, due, outbox
+from batch_pipeline.operations import review
+from batch_pipeline.planning.channels import WHOLE_DIGEST, outgoing
+from batch_pipeline.planning.message import SAMPLE
+from batch_pipeline.progress import tell
+from batch_pipeline.providers.protocol import Channel, OutcomeUnknown, OutgoingMessage, ProviderStopped
+from batch_pipeline.rules import emails, phones, policy
+from batch_pipeline.rules.fragments import downgrade
+from batch_pipeline.sending import dispatcher, fallbacks, receipts
+
+_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class TestSent:
+    """How a test message went."""
+
+    __test__ = False
+    channel: str
+    provider: str
+    reference: str
+
+
+def approved_plan(house: House, batch: str) -> str:
+    """The hash of the standing plan, if a person (or the batch file) approved it; ``Refused`` otherwise."""
+    plan, _ = review.standing(house, batch)
+    with house.ledger.read() as connection:
+        approval = batches.approval(connection, batch)
+    if approval is None or approval.plan_hash != plan:
+        raise Refused(
+            f"{batch} has no approval of its present plan {plan[:12]}: review it and approve it with "
+            f"`batch-pipeline approve {batch} --by NAME`"
+        )
+    return plan
+
+
+def write_outbox(
+    house: House, batch: str, channel_plan: Path, patients: Path, cohort: Path, now: datetime
+) -> outbox.OutboxWritten:
+    """Queues the approved plan's messages in the ledger, once.
+
+    The tables are checked against the plan's digest first: what is queued is what was approved, to the letter.
+    """
+    plan = approved_plan(house, batch)
+    _, figures = review.standing(house, batch)
+    submitted = house.submitted(batch)
+    with house.duck() as con:
+        message = review.message_of(con, submitted, cohort)
+        con.execute(
+            "CREATE TEMP TABLE outgoing AS "
+            + outgoing(con, channel_plan, patients, cohort, message, house.hasher)
+        )
+        digest = con.sql(f"SELECT {WHOLE_DIGEST} FROM outgoing").fetchall()[0][0]
+        if digest != figures["digest"]:
+            raise Refused(f"{batch}: the plan's tables have changed since it was made: make the plan again, review and approve it")
+        return outbox.write(house.ledger, batch, plan, _rows(con, house, submitted, now), now)
+
+
+def _rows(con: duckdb.DuckDBPyConnection, house: House, submitted: Submitted, now: datetime) -> Iterator[pa.RecordBatch]:
+    """The outbox's rows, with provider and fallback policy by path."""
+    window = policy.fallback_window("nhs_app", submitted.file.message.questionnaire, now)
+    policy_id, after = (window[0], window[1] // timedelta(microseconds=1)) if window else (None, None)
+    names = house.provider_names(submitted.workspace)
+    con.register("given_paths", pa.table({
+        "path": list(names),
+        "provider": list(names.values()),
+        "policy": [policy_id if path == "nhs_app" else None for path in names],
+        "fallback_after": pa.array([after if path == "nhs_app" else None for path in names], pa.int64()),
+    }))
+    query = """
+        SELECT line, nhs_number, patient, path, provider, address, address_hash, fallback_number, subject, text,
+            sms_text, fragments, held_back, policy, fallback_after
+        FROM outgoing JOIN given_paths USING (path) ORDER BY line
+    """
+    yield from con.sql(query).to_arrow_reader(_ROWS)
+
+
+def send(house: House, batch: str, step: dispatcher.Step, now: datetime) -> dispatcher.Dispatched:
+    """Sends what is queued of a step, each message once, and finishes what a killed run left open.
+
+    ``Refused`` when a provider takes nothing more, with its reason; what was sent stays sent.
+    """
+    submitted = house.submitted(batch)
+    done = dispatcher.dispatch(
+        house.ledger,
+        batch,
+        house.providers(submitted.workspace),
+        step=step,
+        now=now,
+        owner=owner(),
+        on_progress=lambda sent, total: tell(f"{step} messages", sent, total),
+    )
+    if done.stopped:
+        channel, reason = next(iter(done.stopped.items()))
+        raise Refused(f"{batch}: sending by {channel} stopped: {reason}; mend that and dispatch again")
+    return done
+
+
+def send_test(house: House, batch: str, to: str, now: datetime) -> TestSent:
+    """Sends the batch's message, rendered for a made-up patient, to a number or address of the sender's own.
+
+    Outside the batch's figures; audited, with the address hidden. ``Refused`` for what is neither a UK mobile nor an
+    email address.
+    """
+    submitted = house.submitted(batch)
+    review.standing(house, batch)
+    channel, address = _own_address(to)
+    subject, body = review.sample_of(house, submitted)
+    provider = house.providers(submitted.workspace)[channel]
+    reference = f"{batch}:test:{secrets.token_hex(6)}"
+    message = OutgoingMessage(
+        reference=reference,
+        channel=channel,
+        nhs_number=SAMPLE["nhs_number"],
+        address=address,
+        text=downgrade(body) if channel == "sms" else body,
+        subject=subject if channel == "email" else None,
+    )
+    with house.ledger.write() as connection:
+        detail = {"channel": channel, "provider": provider.name, "reference": reference}
+        audit.record(connection, now, "send-test", "send_test", batch, detail)
+    try:
+        answer = provider.send(reference, [message], now)
+    except (OutcomeUnknown, ProviderStopped) as fault:
+        raise Refused(f"{batch}: the test may not have been sent: {fault}") from None
+    if answer.refused:
+        raise Refused(f"{batch}: the provider refused the test: {answer.refused[0].failure_code}")
+    return TestSent(channel, provider.name, reference)
+
+
+def _own_address(to: str) -> tuple[Channel, str]:
+    email = emails.classify(to)
+    if email.kind == "good" and email.address:
+        return "email", email.address
+    phone = phones.classify(to)
+    if phone.kind == "mobile" and phone.e164:
+        return "sms", phone.e164
+    raise Refused("--to is neither a UK mobile number nor an email address: correct it")
+
+
+def collect(house: House, batch: str, now: datetime) -> receipts.Folded:
+    """Fetches waiting receipts, folds those of this batch into its attempts, and times out silent texts."""
+    submitted = house.submitted(batch)
+    receipts.collect(house.ledger, set(house.providers(submitted.workspace).values()), now)
+    folded = receipts.fold(house.ledger, now, batch)
+    timed_out = receipts.time_out(house.ledger, now, batch)
+    if (folded.folded or timed_out) and submitted.row.reported_at is not None:
+        with house.ledger.write() as connection:
+            batches.mark_reported(connection, batch, None)
+    return folded
+
+
+def fall_back(house: House, batch: str, now: datetime) -> tuple[fallbacks.Swept, dispatcher.Dispatched]:
+    """Queues every fallback that is due, ends those that can't go, and sends what is queued."""
+    submitted = house.submitted(batch)
+    swept = fallbacks.sweep(house.ledger, batch, now, house.fallback_facts(submitted.workspace, now))
+    return swept, send(house, batch, "fallback", now)
+
+
+def ready_to_send(house: House) -> list[str]:
+    """Batches with something approved to send."""
+    with house.ledger.read() as connection:
+        return due.ready_to_send(connection)
+
+
+def with_news(house: House, now: datetime) -> list[str]:
+    """Batches for which a receipt waits, here or at a provider that has to be asked, or a time-out is due."""
+    with house.ledger.read() as connection:
+        known = {row.batch for row in batches.all_batches(connection)}
+        found = due.with_receipts(connection) | due.with_time_outs(connection, now)
+    return sorted(found | house.simulator_news(now) & known)
+
+
+def with_fallbacks_due(house: House, now: datetime) -> list[str]:
+    """Batches in which a fallback is due, or was queued and not sent."""
+    with house.ledger.read() as connection:
+        return sorted(fallbacks.due(connection, now).keys() | due.with_unsent_fallbacks(connection))

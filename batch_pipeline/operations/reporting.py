@@ -1,0 +1,167 @@
+"""What people read of a batch: its reports, and the metrics published for analysts."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import duckdb
+import pandera.pandas as pa
+import pyarrow.parquet as pq
+
+from batch_pipeline.house import House
+from batch_pipeline.ledger import batches, due, figures, snapshot
+from batch_pipeline.operations.status import status
+from batch_pipeline.planning import tables as schemas
+from batch_pipeline.planning.duck import literal, quoted, scan, write
+from batch_pipeline.reports import columns, lists
+from batch_pipeline.reports.csv_files import write_csv
+from batch_pipeline.rules import states
+
+
+def attempts_table(
+    house: House, con: duckdb.DuckDBPyConnection, batch: str, path: Path, *, step: str | None = None
+) -> None:
+    """Writes the ledger's attempts of a batch as Parquet, in the columns of ``schemas.RECEIPTS``."""
+    whole = _attempts(house, batch, path.with_suffix(".whole"), step)
+    write(con, f"SELECT {', '.join(schemas.RECEIPTS.columns)} FROM {scan(whole)}", path)
+
+
+def _attempts(house: House, batch: str, path: Path, step: str | None = None) -> Path:
+    with house.ledger.read() as connection, pq.ParquetWriter(path, snapshot.SCHEMA) as writer:
+        for rows in snapshot.read_attempts(connection, batch, step):
+            writer.write_batch(rows)
+    path.chmod(0o600)
+    return path
+
+
+def write_planning_reports(house: House, batch: str, non_contactable: Path, rejected_rows: Path) -> list[Path]:
+    """Writes ``non_contactable.csv`` and ``rejected_rows.csv``; gives their paths."""
+    with house.duck() as con:
+        return [
+            _write(house, batch, columns.NON_CONTACTABLE, lists.non_contactable(con, scan(non_contactable))),
+            _write(house, batch, columns.REJECTED_ROWS, lists.rejected_rows(con, scan(rejected_rows))),
+        ]
+
+
+def write_outcome_reports(
+    house: House, batch: str, channel_plan: Path, patients: Path, now: datetime
+) -> tuple[list[Path], dict[str, Any]]:
+    """Writes ``outcomes.csv`` and ``follow_up.csv`` as things stand; gives their paths and the figures.
+
+    Once every patient has ended this is the final report, and the ledger says so.
+    """
+    zone = house.submitted(batch).workspace.timezone
+    with house.staging() as folder, house.duck() as con:
+        attempts = scan(_attempts(house, batch, folder / "attempts"))
+        tables = {"patients": scan(patients), "attempts": attempts, "zone": zone}
+        written = [
+            _write(house, batch, columns.OUTCOMES, lists.outcomes(con, channel_plan=scan(channel_plan), **tables)),
+            _write(house, batch, columns.FOLLOW_UP, lists.follow_up(con, **tables)),
+        ]
+    with house.ledger.write() as connection:
+        if figures.status(connection, batch).all_ended:
+            batches.mark_reported(connection, batch, now)
+    return written, status(house, batch)
+
+
+def _write(house: House, batch: str, report: columns.Report, rows: duckdb.DuckDBPyRelation) -> Path:
+    path = house.home.reports / batch / report.file
+    write_csv(rows, path, report.columns)
+    return path
+
+
+def reports_of(house: House, batch: str) -> list[Path]:
+    """The batch's reports that have been written."""
+    return sorted((house.home.reports / batch).glob("*.csv"))
+
+
+def copy_reports(house: House, batch: str, out: Path) -> list[Path]:
+    """Copies the batch's reports into a folder of the user's; gives the copies. They hold patients' details."""
+    out.mkdir(parents=True, exist_ok=True, mode=0o700)
+    copies: list[Path] = []
+    for report in reports_of(house, batch):
+        copy = out / report.name
+        shutil.copyfile(report, copy)
+        copy.chmod(0o600)
+        copies.append(copy)
+    return copies
+
+
+def ended_unreported(house: House) -> list[str]:
+    """Batches that have ended and lack their final report."""
+    with house.ledger.read() as connection:
+        return due.ended_unreported(connection)
+
+
+def report_schema(report: columns.Report) -> pa.DataFrameSchema:
+    """A report's columns as a pandera schema, for the UI."""
+    return pa.DataFrameSchema(
+        {column.heading: pa.Column(str, nullable=True, description=column.description) for column in report.columns},
+        name=report.file,
+        description=report.title,
+    )
+
+
+NON_CONTACTABLE_CSV = report_schema(columns.NON_CONTACTABLE)
+OUTCOMES_CSV = report_schema(columns.OUTCOMES)
+
+
+def measure(house: House, con: duckdb.DuckDBPyConnection, batch: str, path: Path) -> Path:
+    """Writes ``delivery_metrics`` of a batch: its attempts by day, step, channel, provider and state."""
+    submitted = house.submitted(batch)
+    whole = _attempts(house, batch, path.with_suffix(".whole"))
+    taken = states.taken_sql("a")
+    con.execute(f"SET TimeZone = {literal(submitted.workspace.timezone)}")
+    write(con, f"""
+        SELECT {literal(batch)} AS batch, {literal(submitted.workspace.id)} AS workspace,
+            {literal(submitted.file.message.type)} AS message_type, {literal(submitted.message.template)} AS template,
+            accepted_at::DATE AS day, step, channel, provider, state, count(*) AS attempts,
+            coalesce(sum(fragments) FILTER (channel = 'sms' AND {taken}), 0)::BIGINT AS fragments
+        FROM {scan(whole)} a GROUP BY ALL ORDER BY ALL
+    """, path)
+    return path
+
+
+def publish_metrics(house: House) -> Path:
+    """Makes ``metrics.duckdb`` anew from every batch's metrics; gives the new file.
+
+    A new file under a new name behind a link: an analyst who has the old one open, in any mode, neither waits nor
+    makes us wait (DESIGN 1). The one before the last is removed; its pages stay with whoever has it open.
+    """
+    link = house.home.metrics_path
+    with _alone(link.with_name(".metrics.lock")):
+        return _publish(house, link)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """One process at a time; the lock goes with the process, however it ends."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _publish(house: House, link: Path) -> Path:
+    with NamedTemporaryFile(dir=link.parent, prefix="metrics-", suffix=".duckdb", delete=False) as reserved:
+        new = Path(reserved.name)
+    new.unlink()
+    measured = house.home.data / "delivery_metrics"
+    with duckdb.connect(str(new)) as con:
+        con.execute(f"CREATE TABLE delivery_metrics AS FROM read_parquet('{quoted(measured)}/*.parquet')")
+        for name, column in schemas.DELIVERY_METRICS.columns.items():
+            con.execute(f"COMMENT ON COLUMN delivery_metrics.{name} IS {literal(column.description)}")
+    new.chmod(0o600)
+    before = link.resolve() if link.is_symlink() else None
+    part = link.with_name(f".{new.name}.link")
+    os.symlink(new.name, part)
+    part.replace(link)
+    for old in link.parent.glob("metrics-*.duckdb"):
+        if old not in (new, before):
+            old.unlink(missing_ok=True)
+    return new

@@ -1,0 +1,34 @@
+"""Where a batch stands: its label and its figures, from the ledger alone."""
+
+import json
+from typing import Any
+
+from batch_pipeline.errors import Refused
+from batch_pipeline.house import House
+from batch_pipeline.ledger import batches, figures
+from batch_pipeline.rules import states
+
+
+def status(house: House, batch: str) -> dict[str, Any]:
+    """The object of ``status BATCH --json``. ``Refused`` for a batch that was never submitted.
+
+    The plan's figures are those of the plan that was sent, once one was: a plan made again later changes nothing of
+    what happened.
+    """
+    submitted = house.submitted(batch)
+    plan = submitted.row.applied_plan or submitted.row.current_plan
+    if plan is None:
+        raise Refused(f"batch {batch} has no plan yet: submit it again")
+    with house.ledger.read() as connection:
+        planned = json.loads(batches.plan(connection, batch, plan).figures)
+        found = figures.figures(connection, batch, planned, submitted.workspace.prices.as_prices())
+        label = states.shown_status(figures.status(connection, batch))
+    return {**found, "status": label}
+
+
+def all_statuses(house: House) -> list[dict[str, Any]]:
+    """The status of every batch, the latest submitted first."""
+    with house.ledger.read() as connection:
+        known = batches.all_batches(connection)
+    planned = [row for row in known if row.current_plan is not None]
+    return [status(house, row.batch) for row in sorted(planned, key=lambda row: row.submitted_at, reverse=True)]

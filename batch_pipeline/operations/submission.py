@@ -1,0 +1,156 @@
+"""Taking a submitted batch in: its file read, its cohort kept byte for byte, both registered or neither."""
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from batch_pipeline.errors import Refused
+from batch_pipeline.house import House
+from batch_pipeline.ingest.reader import CohortReader, CohortShape, open_cohort
+from batch_pipeline.ledger import batches
+from batch_pipeline.settings import BatchFile, load_batch_file
+from batch_pipeline.templates import Message, resolve_message
+
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Intake:
+    """A cohort that was read: the table in staging, and what was seen on the way."""
+
+    table: Path
+    kept: Path
+    sha256: str
+    shape: CohortShape
+    lines: int
+    blank_lines: int
+    left_out: int
+
+
+def take_in(house: House, batch: str, spec: str | None, folder: Path, now: datetime) -> Intake:
+    """Reads the cohort of a batch file in the inbox (``spec``), or of the registered batch again (``None``).
+
+    ``Refused`` for whatever a person can mend; then nothing is kept and nothing registered.
+    """
+    if spec is None:
+        with house.ledger.read() as connection:
+            row = batches.get(connection, batch)
+        kept = house.kept_cohort(row.cohort_sha256)
+        return _read(open_cohort(kept, label=row.cohort_name, max_bytes=house.settings.max_cohort_bytes), kept, row.cohort_sha256, folder)
+
+    file = load_batch_file(house.home.inbox / spec)
+    if file.batch != batch:
+        raise Refused(f"{spec}: it says batch {file.batch}, but this run is for {batch}: submit it under its own name")
+    source = cohort_of(house.home.inbox / spec, file)
+    house.workspace(file.workspace)
+    message = resolve_message(file, house.home)
+    # Looked at before it is copied: a file over the limit, or no text at all, is refused at once.
+    open_cohort(source, label=source.name, max_bytes=house.settings.max_cohort_bytes)
+    copied, sha256 = _copy(source, folder)
+    intake = _read(
+        open_cohort(copied, label=source.name, max_bytes=house.settings.max_cohort_bytes),
+        house.kept_cohort(sha256),
+        sha256,
+        folder,
+    )
+    _keep(copied, intake.kept)
+    with house.ledger.write() as connection:
+        batches.register(connection, _submission(file, message, source.name, sha256), now)
+    return intake
+
+
+def asks_for_date_of_birth(file: BatchFile) -> bool:
+    """Whether the message carries a link, which opens by the date of birth (SPEC 2.2, 2.12)."""
+    return file.message.attachment is not None or file.message.booking is not None
+
+
+def cohort_of(spec: Path, file: BatchFile) -> Path:
+    """The cohort a batch file names, beside it; ``Refused`` for one that isn't there."""
+    source = file.cohort_path(spec)
+    if not source.is_file():
+        raise Refused(f"{spec.name}: cohort: there is no file {file.cohort} beside it: copy it there, or correct the name")
+    return source
+
+
+def _submission(file: BatchFile, message: Message, cohort_name: str, sha256: str) -> batches.Submission:
+    return batches.Submission(
+        batch=file.batch,
+        workspace=file.workspace,
+        message_type=file.message.type,
+        message_key=message.key,
+        questionnaire=file.message.questionnaire,
+        allow_repeat=file.allow_repeat,
+        approval=file.approval,
+        spec=batches.spec_json({
+            "batch_file": file.model_dump(mode="json", exclude_none=True),
+            "message": message.as_dict(),
+        }),
+        cohort_name=cohort_name,
+        cohort_sha256=sha256,
+    )
+
+
+def _copy(source: Path, folder: Path) -> tuple[Path, str]:
+    """A copy beside the tables in staging, and its SHA-256, in one reading."""
+    target = folder / "raw"
+    digest = hashlib.sha256()
+    with source.open("rb") as reading, target.open("wb") as writing:
+        while block := reading.read(_BLOCK):
+            digest.update(block)
+            writing.write(block)
+        writing.flush()
+        os.fsync(writing.fileno())
+    target.chmod(0o600)
+    return target, digest.hexdigest()
+
+
+def _keep(copied: Path, kept: Path) -> None:
+    kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if kept.exists():
+        copied.unlink()
+    else:
+        copied.replace(kept)
+
+
+def _read(reader: CohortReader, kept: Path, sha256: str, folder: Path) -> Intake:
+    table, lines = read_into(reader, folder)
+    return Intake(table, kept, sha256, reader.shape, lines, reader.blank_lines, reader.left_out)
+
+
+def read_into(reader: CohortReader, folder: Path) -> tuple[Path, int]:
+    """Writes a cohort's rows to Parquet in ``folder``; gives the path and the number of data lines."""
+    table, lines = folder / "cohort", 0
+    with pq.ParquetWriter(table, reader.schema, compression="snappy") as writer:
+        for batch in reader.batches():
+            writer.write_batch(batch)
+            lines += batch.num_rows
+    table.chmod(0o600)
+    return table, lines
+
+
+def into_inbox(house: House, spec: Path) -> str:
+    """Copies a batch file and its cohort into the inbox unless they are there; gives the file's name in it.
+
+    The cohort first and each under its whole name at once, so that the inbox sensor never sees half of them.
+    """
+    file = load_batch_file(spec)
+    source = cohort_of(spec, file)
+    inbox = house.home.inbox
+    if spec.parent.resolve() == inbox.resolve():
+        return spec.name
+    size = source.stat().st_size
+    if size > house.settings.max_cohort_bytes:
+        raise Refused(
+            f"{source.name}: it has {size:,} bytes, the limit is {house.settings.max_cohort_bytes:,}: split it into smaller cohorts"
+        )
+    for path in (source, spec):
+        part = inbox / f".{path.name}.part"
+        shutil.copyfile(path, part)
+        part.chmod(0o600)
+        part.replace(inbox / path.name)
+    return spec.name

@@ -1,0 +1,157 @@
+"""Channel assignment: every recipient's one message, its address, what it takes, and who is held back (SPEC 2.4, 2.5)."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from batch_pipeline.ledger.hashing import Hasher
+from batch_pipeline.planning.duck import literal, scan, write
+from batch_pipeline.planning.message import Message
+from batch_pipeline.rules.fragments import fragments_sql, sms_fragments, unless_blank_sql
+
+_SHOWN_LINES = 20
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Something in the text that some recipients can't be sent: what, how many, and the first lines."""
+
+    what: str
+    patients: int
+    lines: Sequence[int]
+
+
+def assign(
+    con: duckdb.DuckDBPyConnection,
+    recipients: Path,
+    patients: Path,
+    cohort: Path,
+    out: Path,
+    *,
+    message: Message,
+    snapshot: str | None,
+    already_had: Collection[str],
+    hasher: Hasher,
+) -> None:
+    """Writes ``channel_plan``. A patient whose text lacks a value has 0 fragments; ``gaps`` tells of them."""
+    hasher.prepare(con)
+    con.register("given_had", pa.table({"patient": pa.array(list(already_had), pa.string())}))
+    held_back = f"{hasher.sql('r.nhs_number')} IN (SELECT patient FROM given_had)" if already_had else "false"
+    if message.unknown_fields:
+        text = sms = subject = "NULL::VARCHAR"
+    else:
+        text, sms, subject = message.text_sql(), message.sms_sql(), message.subject_sql()
+    same_for_all = not message.body.fields
+    fragments = str(sms_fragments(_constant(con, sms)).parts) if same_for_all else _fragments(con, sms, message, recipients, patients, cohort)
+    write(con, f"""
+        WITH addressed AS (
+            SELECT r.line, r.nhs_number, r.path, r.rule,
+                CASE r.path WHEN 'email' THEN r.email WHEN 'sms' THEN r.mobile ELSE r.nhs_number END AS address,
+                CASE WHEN r.path = 'nhs_app' THEN r.mobile END AS fallback_number,
+                {held_back} AS held_back,
+                CASE r.path WHEN 'email' THEN 0 WHEN 'sms' THEN {fragments}
+                    ELSE CASE WHEN r.mobile IS NULL THEN 0 ELSE {fragments} END END AS fragments,
+                CASE r.path WHEN 'sms' THEN {sms} ELSE {text} END AS text, {subject} AS subject
+            FROM {scan(recipients)} r {message.joins(patients, cohort)}
+            {"" if same_for_all else "LEFT JOIN asked_texts ON asked_texts.line = r.line"}
+        )
+        SELECT line, nhs_number, path, rule, CASE WHEN path = 'nhs_app' THEN {literal(snapshot)} END AS snapshot,
+            address, fallback_number, path = 'nhs_app' AND fallback_number IS NULL AS no_sms_fallback, held_back,
+            coalesce(fragments, 0)::INTEGER AS fragments, {DIGEST} AS digest
+        FROM addressed
+    """, out)
+
+
+DIGEST = """md5(concat_ws(chr(31), line, nhs_number, path, address, coalesce(fallback_number, ''), held_back,
+    coalesce(subject, ''), coalesce(text, '')))"""
+"""Of all that would be sent to one patient: what a plan's hash is made from, and checked against before it is sent."""
+
+WHOLE_DIGEST = "md5(coalesce(bit_xor(md5_number(digest)), 0)::VARCHAR || '/' || count(*))"
+"""Of every patient's digest, whatever the rows' order."""
+
+
+def _constant(con: duckdb.DuckDBPyConnection, expression: str) -> str:
+    return con.sql(f"SELECT coalesce({expression}, '')").fetchall()[0][0]
+
+
+def _fragments(
+    con: duckdb.DuckDBPyConnection, sms: str, message: Message, recipients: Path, patients: Path, cohort: Path
+) -> str:
+    """SQL for the fragments of a text that differs by patient; what SQL can't count is asked of Python, once a text."""
+    left_open = con.sql(f"""
+        SELECT r.line, {sms} AS sms FROM {scan(recipients)} r {message.joins(patients, cohort)}
+        WHERE r.path <> 'email' AND ({sms}) IS NOT NULL AND {fragments_sql(sms)} IS NULL
+    """).to_arrow_table()
+    parts = [sms_fragments(text).parts for text in left_open["sms"].to_pylist()]
+    con.register("given_texts", pa.table({"line": left_open["line"], "parts": pa.array(parts, pa.int32())}))
+    con.execute("CREATE OR REPLACE TEMP TABLE asked_texts AS FROM given_texts")
+    return f"coalesce({fragments_sql(sms)}, asked_texts.parts)"
+
+
+def gaps(
+    con: duckdb.DuckDBPyConnection, channel_plan: Path, patients: Path, cohort: Path, message: Message
+) -> list[Gap]:
+    """Fields without a value for some recipient who isn't held back, with the lines (SPEC 2.6)."""
+    found: list[Gap] = []
+    for name in message.known_fields:
+        value = message.columns[name]
+        if name == "organisation_name":
+            continue
+        total, lines = con.sql(f"""
+            SELECT count(*), list(line ORDER BY line)[1:{_SHOWN_LINES}]
+            FROM {scan(channel_plan)} r {message.joins(patients, cohort)}
+            WHERE NOT r.held_back AND ({unless_blank_sql(f'({value})')}) IS NULL
+        """).fetchall()[0]
+        if total:
+            found.append(Gap(name, total, lines))
+    return found
+
+
+def too_long(
+    con: duckdb.DuckDBPyConnection,
+    channel_plan: Path,
+    patients: Path,
+    cohort: Path,
+    message: Message,
+    *,
+    path: str,
+    longer_than: int | None = None,
+    more_fragments_than: int | None = None,
+) -> Gap | None:
+    """Recipients of one path whose text is over the limit, or None. Held-back ones don't count."""
+    over = (
+        f"r.fragments > {more_fragments_than}"
+        if more_fragments_than is not None
+        else f"length({message.sms_sql() if path == 'sms' else message.text_sql()}) > {longer_than}"
+    )
+    sent_so = "r.path = 'sms' OR r.fallback_number IS NOT NULL" if path == "sms" else f"r.path = '{path}'"
+    total, lines = con.sql(f"""
+        SELECT count(*), list(line ORDER BY line)[1:{_SHOWN_LINES}]
+        FROM {scan(channel_plan)} r {message.joins(patients, cohort)}
+        WHERE NOT r.held_back AND ({sent_so}) AND {over}
+    """).fetchall()[0]
+    return Gap(path, total, lines) if total else None
+
+
+def outgoing(
+    con: duckdb.DuckDBPyConnection, channel_plan: Path, patients: Path, cohort: Path, message: Message, hasher: Hasher
+) -> duckdb.DuckDBPyRelation:
+    """The plan's rows with everything the ledger's outbox takes, and their ``digest`` computed anew."""
+    hasher.prepare(con)
+    return con.sql(f"""
+        WITH written AS (
+            SELECT r.line, r.nhs_number, r.path, r.address, r.fallback_number, r.held_back, r.fragments,
+                CASE r.path WHEN 'sms' THEN {message.sms_sql()} ELSE {message.text_sql()} END AS text,
+                CASE WHEN r.fallback_number IS NOT NULL THEN {message.sms_sql()} END AS sms_text,
+                {message.subject_sql()} AS subject
+            FROM {scan(channel_plan)} r {message.joins(patients, cohort)}
+        )
+        SELECT * EXCLUDE (subject), CASE WHEN path = 'email' THEN subject END AS subject,
+            {hasher.sql("nhs_number")} AS patient,
+            {hasher.sql("CASE WHEN path = 'sms' THEN address ELSE fallback_number END")} AS address_hash,
+            {DIGEST} AS digest
+        FROM written
+    """)

@@ -1,0 +1,147 @@
+"""Contactability and path: which patients can be reached, by what, and every reason why not (SPEC 2.3, 2.4)."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from batch_pipeline.ledger.hashing import Hasher
+from batch_pipeline.planning.duck import scan, write
+from batch_pipeline.rules import contactability as rule
+from batch_pipeline.rules import paths
+
+
+@dataclass(frozen=True)
+class Organisation:
+    """What the path table asks about the sender."""
+
+    organisation_type: str
+    nation: str
+    self_book_ignores_email: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of the cohort's patients besides the file. Tables are Arrow, sets are of keyed hashes."""
+
+    app_accounts: pa.Table
+    """``nhs_number, notifications_enabled``; empty when the snapshot is unknown or there is none."""
+    opt_outs: pa.Table
+    """``nhs_number, channel``: a channel, or ``all``."""
+    marks: Mapping[str, str] = field(default_factory=dict)
+    failed_numbers: Iterable[str] = ()
+    """Empty when the workspace's switch is off."""
+
+
+@dataclass(frozen=True)
+class ContactFiles:
+    """Where the three tables go."""
+
+    contactability: Path
+    recipients: Path
+    non_contactable: Path
+
+
+@dataclass(frozen=True)
+class Contacts:
+    """Counts: patients by primary reason, by sub-reason, and recipients by path."""
+
+    non_contactable: Mapping[str, int]
+    sub_reasons: Mapping[str, int]
+    recipients: Mapping[str, int]
+
+
+def assess(
+    con: duckdb.DuckDBPyConnection,
+    patients: Path,
+    files: ContactFiles,
+    *,
+    organisation: Organisation,
+    message_type: str,
+    facts: Facts,
+    hasher: Hasher,
+) -> Contacts:
+    """Writes ``contactability``, ``recipients`` and ``non_contactable``; a patient is in exactly one of the last two."""
+    _load(con, facts, hasher)
+    path, chosen_by = paths.path_sql(
+        organisation.organisation_type,
+        organisation.nation,
+        message_type,
+        email=f"({rule.USABLE_EMAIL}) IS NOT NULL",
+        app=f"({rule.APP_OPEN})",
+        self_book_ignores_email=organisation.self_book_ignores_email,
+    )
+    # Hashing a million numbers twice over is only worth it when there is something to compare them with.
+    marks = (
+        f"LEFT JOIN marks ON marks.patient = {hasher.sql('p.nhs_number')}" if facts.marks else "LEFT JOIN marks ON false"
+    )
+    failed = f"coalesce({hasher.sql('p.mobile')} IN (FROM failed_numbers), false)" if facts.failed_numbers else "false"
+    write(con, f"""
+        WITH known AS (
+            SELECT p.*, marks.mark, coalesce(o.channels, []::VARCHAR[]) AS opted_out,
+                coalesce(a.notifications_enabled, false) AS has_app, p.mobile IS NOT NULL AND {failed} AS likely
+            FROM {scan(patients)} p
+            LEFT JOIN opted_out o USING (nhs_number)
+            LEFT JOIN app_accounts a USING (nhs_number)
+            {marks}
+        ), routed AS (
+            SELECT *, {path} AS path, {chosen_by} AS rule FROM known
+        ), judged AS (
+            SELECT *, {rule.reasons_sql()} AS reasons FROM routed
+        )
+        SELECT line, nhs_number, path, rule, len(reasons) = 0 AS contactable, reasons, reasons[1] AS primary_reason,
+            {rule.sub_reason_sql("reasons")} AS sub_reason, {_DETAIL} AS detail,
+            {rule.USABLE_EMAIL} AS email, {rule.USABLE_MOBILE} AS mobile
+        FROM judged
+    """, files.contactability)
+    write(con, f"""
+        SELECT line, nhs_number, path, rule, email, mobile FROM {scan(files.contactability)} WHERE contactable
+    """, files.recipients)
+    write(con, f"""
+        SELECT line, nhs_number, p.patient_name, p.date_of_birth, c.primary_reason, c.reasons, c.sub_reason, c.detail
+        FROM {scan(files.contactability)} c JOIN {scan(patients)} p USING (line, nhs_number)
+        WHERE NOT c.contactable ORDER BY line
+    """, files.non_contactable)
+    return _count(con, files)
+
+
+# Only for those who can't be reached: what is odd about a recipient's unused number helps nobody.
+_DETAIL = """CASE WHEN len(reasons) > 0 THEN nullif(concat_ws('; ',
+    CASE WHEN list_contains(reasons, 'deceased') THEN deceased_detail END,
+    CASE WHEN list_contains(reasons, 'not_provided') OR list_contains(reasons, 'not_uk') THEN 'number: ' || phone_detail END,
+    CASE WHEN path = 'sms' AND email_kind = 'bad' THEN 'email: ' || email_detail END), '') END"""
+
+
+def _load(con: duckdb.DuckDBPyConnection, facts: Facts, hasher: Hasher) -> None:
+    con.register("given_accounts", facts.app_accounts)
+    # An account listed twice has notifications on if either line says so.
+    con.execute("""
+        CREATE TEMP TABLE app_accounts AS
+        SELECT nhs_number, bool_or(notifications_enabled) AS notifications_enabled FROM given_accounts GROUP BY ALL
+    """)
+    con.register("given_opt_outs", facts.opt_outs)
+    con.execute("""
+        CREATE TEMP TABLE opted_out AS
+        SELECT nhs_number, list(DISTINCT channel) AS channels FROM given_opt_outs GROUP BY ALL
+    """)
+    con.register("given_marks", pa.table({
+        "patient": pa.array(list(facts.marks), pa.string()), "mark": pa.array(list(facts.marks.values()), pa.string())
+    }))
+    con.execute("CREATE TEMP TABLE marks AS FROM given_marks")
+    con.register("given_failed", pa.table({"address_hash": pa.array(list(facts.failed_numbers), pa.string())}))
+    con.execute("CREATE TEMP TABLE failed_numbers AS FROM given_failed")
+    hasher.prepare(con)
+
+
+def _count(con: duckdb.DuckDBPyConnection, files: ContactFiles) -> Contacts:
+    def counts(query: str) -> dict[str, int]:
+        return dict(con.sql(query).fetchall())
+
+    reasons = scan(files.non_contactable)
+    return Contacts(
+        non_contactable=counts(f"SELECT primary_reason, count(*) FROM {reasons} GROUP BY ALL ORDER BY ALL"),
+        sub_reasons=counts(f"SELECT sub_reason, count(*) FROM {reasons} WHERE sub_reason IS NOT NULL GROUP BY ALL ORDER BY ALL"),
+        recipients=counts(f"SELECT path, count(*) FROM {scan(files.recipients)} GROUP BY ALL ORDER BY ALL"),
+    )

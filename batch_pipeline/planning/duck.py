@@ -1,0 +1,56 @@
+"""A DuckDB connection for one stage: bounded memory, spilling beside the home's data, errors without cells."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import duckdb
+
+
+class SetWorkFailed(RuntimeError):
+    """A DuckDB statement failed. Says the kind of failure only: DuckDB's own message may quote a patient's cell."""
+
+
+@contextmanager
+def duck(scratch: Path, memory_limit: str = "700MB", threads: int | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A fresh in-memory connection that spills into ``scratch`` and is closed at the end, whatever happens.
+
+    Raises ``SetWorkFailed`` in place of any ``duckdb.Error``; a full disk stays an ``OSError`` of DuckDB's kind
+    ("IO Error"), named as such.
+    """
+    scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with TemporaryDirectory(dir=scratch, prefix="spill-") as spill:
+        connection = duckdb.connect(
+            config={"memory_limit": memory_limit, "temp_directory": spill, "autoinstall_known_extensions": False}
+        )
+        if threads:
+            connection.execute(f"SET threads = {threads}")
+        try:
+            yield connection
+        except duckdb.Error as error:
+            raise SetWorkFailed(f"{type(error).__name__} in the set work of this stage") from None
+        finally:
+            connection.close()
+
+
+def write(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
+    """Writes the query's rows to a Parquet file that its owner alone can read."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    connection.execute(f"COPY ({query}) TO '{quoted(path)}' (FORMAT parquet, COMPRESSION snappy, ROW_GROUP_SIZE 122880)")
+    path.chmod(0o600)
+
+
+def scan(path: Path) -> str:
+    """The FROM-term for a Parquet file."""
+    return f"read_parquet('{quoted(path)}')"
+
+
+def quoted(text: object) -> str:
+    """Text for inside single quotes of an SQL literal."""
+    return str(text).replace("'", "''")
+
+
+def literal(text: str | None) -> str:
+    """An SQL literal."""
+    return "NULL" if text is None else f"'{quoted(text)}'"

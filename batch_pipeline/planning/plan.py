@@ -1,0 +1,224 @@
+"""The plan that a person reviews: the figures, what stands in the way, and the hash an approval carries (SPEC 2.5)."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from batch_pipeline.planning.channels import WHOLE_DIGEST, Gap, gaps, too_long
+from batch_pipeline.planning.duck import scan, write
+from batch_pipeline.planning.message import Message
+from batch_pipeline.rules import costs, paths, policy, reasons
+from batch_pipeline.rules import fragments as sms
+from batch_pipeline.rules.rejections import REJECTIONS
+
+@dataclass(frozen=True)
+class PlanFiles:
+    """The tables a plan is made from."""
+
+    cohort: Path
+    patients: Path
+    rejected_rows: Path
+    duplicates: Path
+    non_contactable: Path
+    channel_plan: Path
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The NHS App snapshot a plan was made with."""
+
+    state: str
+    """``current``, ``old`` (warns), ``unknown`` (counts for nothing) or ``none``: see ``policy.snapshot_state``."""
+    as_of: str | None
+    accounts_if_known: int = 0
+    """Recipients by SMS who would go by the App if the snapshot were trusted."""
+
+
+@dataclass(frozen=True)
+class Sender:
+    """What of workspace and batch shows in a plan."""
+
+    workspace: str
+    message_type: str
+    questionnaire: str | None
+    message_key: str
+    save_to_record: bool
+    providers: Mapping[str, str]
+    prices: costs.Prices
+    problems: Sequence[str]
+    """What the batch file asks for and can't be done yet."""
+
+
+def draw_up(
+    con: duckdb.DuckDBPyConnection,
+    files: PlanFiles,
+    *,
+    sender: Sender,
+    message: Message,
+    snapshot: Snapshot,
+    now: datetime,
+) -> dict[str, Any]:
+    """The plan's figures: counts, costs, samples, warnings and problems. JSON-ready, and no personal data."""
+    counted = _counts(con, files)
+    window = policy.fallback_window("nhs_app", sender.questionnaire, now)
+    hours = window[1] / timedelta(hours=1) if window else 0
+    messages, fragments = _load_of(con, files.channel_plan)
+    problems = [
+        *sender.problems,
+        *_problems(con, files, message, sender.message_type),
+    ]
+    planned = costs.Sent(messages["email"], messages["nhs_app"], fragments["sms"])
+    best, worst = costs.planned_cost(planned, fragments["nhs_app"], sender.prices)
+    subject, body = message.sample()
+    return {
+        **counted,
+        "fragments": {"best": fragments["sms"], "worst": fragments["sms"] + fragments["nhs_app"]},
+        "cost": {"best": str(best), "worst": str(worst), "currency": sender.prices.currency},
+        "waves": 1,
+        "fallback_after_hours": hours,
+        "finished_after_hours": policy.SMS_TIMEOUT / timedelta(hours=1) + (hours if messages["nhs_app"] else 0),
+        "snapshot": {"state": snapshot.state, "as_of": snapshot.as_of},
+        "providers": dict(sender.providers),
+        "samples": _samples(subject, body, counted["recipients"]),
+        "message_key": sender.message_key,
+        "message_type": sender.message_type,
+        "workspace": sender.workspace,
+        "warnings": _warnings(con, files, counted, snapshot, sender),
+        "problems": problems,
+        "needs_person": snapshot.state == "unknown",
+        "digest": con.sql(f"SELECT {WHOLE_DIGEST} FROM {scan(files.channel_plan)}").fetchall()[0][0],
+    }
+
+
+def plan_hash(figures: Mapping[str, Any], *, spec_sha256: str, cohort_sha256: str) -> str:
+    """SHA-256 over everything a person approves: the file, the batch file and every figure, patients' digests included."""
+    approved = {"spec": spec_sha256, "cohort": cohort_sha256, "figures": figures}
+    return hashlib.sha256(json.dumps(approved, sort_keys=True).encode()).hexdigest()
+
+
+def _counts(con: duckdb.DuckDBPyConnection, files: PlanFiles) -> dict[str, Any]:
+    def grouped(path: Path, column: str) -> dict[str, int]:
+        return dict(con.sql(f"SELECT {column}, count(*) FROM {scan(path)} GROUP BY ALL ORDER BY ALL").fetchall())
+
+    def count(path: Path, condition: str = "true") -> int:
+        return con.sql(f"SELECT count(*) FILTER ({condition}) FROM {scan(path)}").fetchall()[0][0]
+
+    why = grouped(files.non_contactable, "primary_reason")
+    rejected = grouped(files.rejected_rows, "reason")
+    by_path = grouped(files.channel_plan, "path")
+    return {
+        "lines": count(files.cohort),
+        "patient_list": count(files.patients),
+        "rejected": sum(rejected.values()),
+        "rejected_by_reason": rejected,
+        "duplicates": count(files.duplicates),
+        "disagreeing_duplicates": count(files.duplicates, "disagrees"),
+        "non_contactable": {code: why.get(code, 0) for code in reasons.CODES},
+        "without_valid_mobile": sum(why.get(code, 0) for code in reasons.WITHOUT_VALID_MOBILE),
+        "recipients": {path: by_path.get(path, 0) for path in paths.PATHS},
+        "held_back": count(files.channel_plan, "held_back"),
+        "no_sms_fallback": count(files.channel_plan, "no_sms_fallback"),
+    }
+
+
+def _load_of(con: duckdb.DuckDBPyConnection, channel_plan: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """Messages and SMS fragments by path, of those who aren't held back."""
+    rows = con.sql(f"""
+        SELECT path, count(*), sum(fragments)::BIGINT FROM {scan(channel_plan)} WHERE NOT held_back GROUP BY path
+    """).fetchall()
+    found = {path: (messages, fragments) for path, messages, fragments in rows}
+    return (
+        {path: found.get(path, (0, 0))[0] for path in paths.PATHS},
+        {path: found.get(path, (0, 0))[1] for path in paths.PATHS},
+    )
+
+
+def _problems(con: duckdb.DuckDBPyConnection, files: PlanFiles, message: Message, message_type: str) -> list[str]:
+    """Why this plan can't be approved, each with the lines and the mend."""
+    if message.unknown_fields:
+        names = ", ".join(f"{{{{ {name} }}}}" for name in message.unknown_fields)
+        return [f"the message names {names}, but the cohort has no such column: correct the field, or add the column"]
+    tables = (con, files.channel_plan, files.patients, files.cohort, message)
+    found = [
+        f"{{{{ {gap.what} }}}} has no value for {_people(gap)}: fill it in, or take the field out of the message"
+        for gap in gaps(*tables)
+    ]
+    if found:
+        return found
+    for path, limit in sms.CHARACTER_LIMITS.items():
+        if over := too_long(*tables, path=path, longer_than=limit):
+            found.append(f"the text is over {limit:,} characters by {path} for {_people(over)}: shorten it")
+    most = sms.FRAGMENT_LIMITS.get(message_type)
+    if most and (over := too_long(*tables, path="sms", more_fragments_than=most)):
+        found.append(f"a {message_type} SMS may not exceed {most} fragments, but does for {_people(over)}: shorten it")
+    return found
+
+
+def _people(gap: Gap) -> str:
+    lines = ", ".join(str(line) for line in gap.lines)
+    more = ", …" if gap.patients > len(gap.lines) else ""
+    return f"{gap.patients:,} {'patient' if gap.patients == 1 else 'patients'} ({'line' if gap.patients == 1 else 'lines'} {lines}{more})"
+
+
+def _warnings(
+    con: duckdb.DuckDBPyConnection, files: PlanFiles, counted: Mapping[str, Any], snapshot: Snapshot, sender: Sender
+) -> list[str]:
+    mobiles, emails, bad_emails = con.sql(f"""
+        SELECT count(mobile) - count(DISTINCT mobile), count(email) - count(DISTINCT email),
+            count(*) FILTER (email_kind = 'bad')
+        FROM {scan(files.patients)}
+    """).fetchall()[0]
+    said = {
+        "{n:,} lines are unreadable or invalid: see rejected_rows.csv": counted["rejected"],
+        "{n:,} further lines of a patient disagree on contact details: the first usable line was taken": counted["disagreeing_duplicates"],
+        "{n:,} patients share a mobile number with another: both are sent to": mobiles,
+        "{n:,} patients share an email address with another: both are sent to": emails,
+        "{n:,} email addresses are malformed and count as absent": bad_emails,
+        "{n:,} patients had this message in the last 30 days and are held back": counted["held_back"],
+        "{n:,} patients go by the NHS App without a mobile to fall back to": counted["no_sms_fallback"],
+    }
+    warnings = [sentence.format(n=n) for sentence, n in said.items() if n]
+    if snapshot.state == "old":
+        warnings.append(
+            f"the NHS App snapshot of {snapshot.as_of} is older than {policy.SNAPSHOT_OLD_AFTER.days} days: refresh it"
+        )
+    if snapshot.state == "unknown":
+        warnings.append(
+            f"the NHS App snapshot of {snapshot.as_of} is older than {policy.SNAPSHOT_UNKNOWN_AFTER.days} days and counts as unknown: "
+            f"everybody goes by SMS, {snapshot.accounts_if_known:,} of whom it had with the App"
+        )
+    if sender.save_to_record:
+        warnings.append("saving to the record is not yet done by this version")
+    return warnings
+
+
+def _samples(subject: str, body: str, recipients: Mapping[str, int]) -> dict[str, dict[str, str]]:
+    """The message as a made-up patient would get it, per channel of this plan and for the fallback."""
+    text = sms.downgrade(body)
+    shown = {
+        "email": {"subject": subject, "text": body},
+        "nhs_app": {"text": body},
+        "sms": {"text": text, "fragments": str(sms.sms_fragments(text).parts)},
+    }
+    used = {path for path, n in recipients.items() if n}
+    return {path: sample for path, sample in shown.items() if path in used or (path == "sms" and "nhs_app" in used)}
+
+
+def describe_rejections(by_reason: Mapping[str, int]) -> dict[str, int]:
+    """Rejected lines by the reason's label, as people read it."""
+    return {REJECTIONS[code].label: n for code, n in by_reason.items()}
+
+
+def as_table(con: duckdb.DuckDBPyConnection, figures: Mapping[str, Any], out: Path) -> Path:
+    """Writes the figures as ``figure, value`` rows; gives the path."""
+    rows = pa.table({"figure": list(figures), "value": [json.dumps(value) for value in figures.values()]})
+    con.register("figures", rows)
+    write(con, "FROM figures", out)
+    return out

@@ -1,0 +1,52 @@
+"""Who can be contacted, and every reason why not (SPEC 2.3), as DuckDB expressions over one patient's facts.
+
+The reasons' labels, remedies and order are data in ``reasons``; here stands when each of them holds. The facts are
+columns that the caller's query provides:
+
+=================  =========================================================================
+``path``           what the path table gives this patient (``paths.path_sql``)
+``deceased``       by the file
+``mark``           of an earlier batch: ``deceased``, ``invalidated``, ``exit_coded`` or NULL
+``opted_out``      LIST of what the patient opted out of: ``all`` or channels; never NULL
+``email``          a well-formed address, or NULL, whatever the opt-outs
+``mobile``         a valid UK mobile, E.164, or NULL, whatever the opt-outs
+``phone_kind``     what the line's numbers are, as ``phones`` tells them
+``likely``         the switch is on and the last SMS to this mobile failed
+=================  =========================================================================
+"""
+
+_OUT = "contains(opted_out, '{}')"
+_NEEDS_NUMBER = "path = 'sms'"
+NO_MOBILE_KINDS = ("none", "landline", "not_mobile")
+
+CONDITIONS: dict[str, str] = {
+    "deceased": "deceased OR coalesce(mark = 'deceased', false)",
+    "unable_to_retrieve": "coalesce(mark IN ('invalidated', 'exit_coded'), false)",
+    # Out of email only, and nothing else to be reached by: the opt-out is what keeps us from them.
+    "opted_out": (
+        f"{_OUT.format('all')} OR {_NEEDS_NUMBER} AND "
+        f"({_OUT.format('sms')} OR {_OUT.format('email')} AND email IS NOT NULL AND mobile IS NULL)"
+    ),
+    "not_provided": f"{_NEEDS_NUMBER} AND phone_kind IN {NO_MOBILE_KINDS}",
+    "not_uk": f"{_NEEDS_NUMBER} AND phone_kind = 'not_uk'",
+    "likely_to_fail": f"{_NEEDS_NUMBER} AND likely",
+}
+
+USABLE_EMAIL = f"CASE WHEN NOT ({_OUT.format('email')} OR {_OUT.format('all')}) THEN email END"
+USABLE_MOBILE = f"CASE WHEN NOT ({_OUT.format('sms')} OR {_OUT.format('all')} OR likely) THEN mobile END"
+APP_OPEN = f"has_app AND NOT {_OUT.format('nhs_app')}"
+
+
+def reasons_sql() -> str:
+    """VARCHAR[] of the codes that hold, in the order of the SPEC; the first is the primary one."""
+    cases = ", ".join(f"CASE WHEN {condition} THEN '{code}' END" for code, condition in CONDITIONS.items())
+    any_holds = " OR ".join(f"({condition})" for condition in CONDITIONS.values())
+    return f"CASE WHEN {any_holds} THEN list_filter([{cases}], lambda code: code IS NOT NULL) ELSE []::VARCHAR[] END"
+
+
+def sub_reason_sql(reasons: str) -> str:
+    """What stands behind the primary reason, for ``not_provided`` and ``unable_to_retrieve``; else NULL."""
+    return (
+        f"CASE {reasons}[1] WHEN 'not_provided' THEN CASE phone_kind WHEN 'landline' THEN 'landline_only' "
+        "WHEN 'not_mobile' THEN 'not_mobile' END WHEN 'unable_to_retrieve' THEN mark END"
+    )

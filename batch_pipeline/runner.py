@@ -1,0 +1,75 @@
+"""Runs Dagster jobs from the shell, on the home's own instance, so that what the shell did stands in the UI."""
+
+import os
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+import dagster as dg
+
+from batch_pipeline.defs.partitions import BATCHES
+from batch_pipeline.defs.refusals import SENTENCE
+from batch_pipeline.errors import Refused
+from batch_pipeline.home import Home
+
+
+class RunFailed(RuntimeError):
+    """A run failed for a reason the user can't mend; names the run and the step, which the UI shows whole."""
+
+
+class Runner:
+    """The jobs of one home."""
+
+    def __init__(self, home: Home) -> None:
+        home.require()
+        os.environ["BATCH_PIPELINE_HOME"] = str(home.root)
+        os.environ["DAGSTER_HOME"] = str(home.dagster)
+        warnings.filterwarnings("ignore", module="dagster")
+        from batch_pipeline.definitions import defs
+
+        self._defs = defs()
+        self.instance = dg.DagsterInstance.get()
+        """The home's own: what the UI shows."""
+
+    def run(self, job: str, batch: str, at: datetime, ops: Mapping[str, Any] | None = None) -> str:
+        """Runs a job for a batch to its end, in this process; gives the run's id.
+
+        ``Refused`` with the sentence of the asset that refused; ``RunFailed`` for anything else that failed.
+        """
+        new = not self.instance.has_dynamic_partition(str(BATCHES.name), batch)
+        if new:
+            self.instance.add_dynamic_partitions(str(BATCHES.name), [batch])
+        result = self._defs.resolve_job_def(job).execute_in_process(
+            instance=self.instance,
+            partition_key=batch,
+            raise_on_error=False,
+            run_config={
+                "ops": dict(ops or {}),
+                "resources": {"clock": {"config": {"at": at.isoformat()}}},
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            },
+        )
+        if result.success:
+            return result.run_id
+        try:
+            raise _why(result, job)
+        except Refused:
+            if new:
+                with suppress(Exception):
+                    self.instance.delete_dynamic_partition(str(BATCHES.name), batch)
+            raise
+
+
+def _why(result: dg.ExecuteInProcessResult, job: str) -> Exception:
+    for event in result.all_events:
+        if event.is_step_failure:
+            failure = event.step_failure_data.user_failure_data
+            if failure and SENTENCE in failure.metadata:
+                return Refused(str(failure.metadata[SENTENCE].value))
+    for event in result.get_asset_check_evaluations():
+        if not event.passed and event.blocking:
+            return RunFailed(f"{job}: the check {event.check_name} of {event.asset_key.to_user_string()} failed; run {result.run_id}")
+    steps = [event.step_key for event in result.all_events if event.is_step_failure]
+    return RunFailed(f"{job}: run {result.run_id} failed in {', '.join(map(str, steps)) or 'its set-up'}; the UI shows it whole")

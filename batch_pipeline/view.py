@@ -1,0 +1,152 @@
+"""What the shell shows a person: plans, statuses and progress, as tables and bars; and JSON for programs."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from batch_pipeline.progress import watched as watched_progress
+from batch_pipeline.rules import reasons
+
+
+def as_json(found: Any) -> str:
+    """One JSON object; a ``Decimal`` stands as a number, whose shortest form is the decimal it was."""
+    return json.dumps(found, default=_number, ensure_ascii=False, indent=2)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, Decimal):
+        return float(value)
+    raise TypeError(f"{type(value).__name__} has no place in JSON")
+
+
+def plan(batch: str, plan_hash: str, figures: Mapping[str, Any], reports: Path) -> RenderableType:
+    """A plan, as it is reviewed."""
+    currency = figures["cost"]["currency"]
+    hours = figures["fallback_after_hours"]
+    parts: list[RenderableType] = [
+        Text(f"Plan of {batch}, {plan_hash[:12]}", style="bold"),
+        _table(
+            "patients",
+            {
+                "lines of the file": figures["lines"],
+                "  rejected": figures["rejected"],
+                "  duplicates": figures["duplicates"],
+                "patient list": figures["patient_list"],
+                **{f"  {reasons.REASON[code].label}": n for code, n in figures["non_contactable"].items() if n},
+                **{f"  recipients by {_PATHS[path]}": n for path, n in figures["recipients"].items()},
+                "  of them held back": figures["held_back"],
+                "  of them App without SMS fallback": figures["no_sms_fallback"],
+            },
+        ),
+        _table(
+            f"cost, {currency}",
+            {
+                f"every App message read ({figures['fragments']['best']:,} SMS fragments)": figures["cost"]["best"],
+                f"all fall back ({figures['fragments']['worst']:,} SMS fragments)": figures["cost"]["worst"],
+            },
+        ),
+        Text(
+            f"Sent in one wave when approved and dispatched; App messages unread after {hours:g} hours fall back to SMS."
+            f" Finished at the latest {figures['finished_after_hours']:g} hours after sending."
+        ),
+        Text(f"Providers: {', '.join(f'{_PATHS[path]} {name}' for path, name in figures['providers'].items())}"),
+    ]
+    for path, sample in figures["samples"].items():
+        parts.append(Text(f"\nSample by {_PATHS[path]}, for a made-up patient", style="bold"))
+        if "subject" in sample:
+            parts.append(Text(f"Subject: {sample['subject']}"))
+        parts.append(Text(sample["text"]))
+    parts += _list("Warnings", figures["warnings"], "yellow") + _list("Problems", figures["problems"], "red")
+    parts.append(Text(f"\nNon-contactable patients: {reports / 'non_contactable.csv'}"))
+    if not figures["problems"]:
+        parts.append(Text(f"To approve it: batch-pipeline approve {batch} --by NAME --plan {plan_hash[:12]}"))
+    return Group(*parts)
+
+
+_PATHS = {"email": "email", "nhs_app": "NHS App", "sms": "SMS"}
+
+
+def _list(title: str, sentences: Sequence[str], style: str) -> list[RenderableType]:
+    if not sentences:
+        return []
+    return [Text(f"\n{title}", style=f"bold {style}"), *(Text(f"- {sentence}") for sentence in sentences)]
+
+
+def _table(title: str, rows: Mapping[str, Any]) -> Table:
+    table = Table(show_header=False, title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in rows.items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+    return table
+
+
+def status(found: Mapping[str, Any]) -> RenderableType:
+    """One batch's figures, zeros left out where they say nothing."""
+    flat = {name: value for name, value in found.items() if isinstance(value, int) and name not in {"lines"}}
+    reached = {f"recipients by {_PATHS[path]}": n for path, n in found["recipients"].items()}
+    why = {reasons.REASON[code].label: n for code, n in found["non_contactable"].items() if n}
+    named = {name.replace("_", " "): value for name, value in flat.items() if value}
+    return Group(
+        Text(f"{found['batch']}: {found['status']}", style="bold"),
+        _table("patients", {"lines of the file": found["lines"], **named}),
+        _table("by path", reached),
+        *([_table("non-contactable", why)] if why else []),
+        Text(f"cost so far: {found['cost']} {found['currency']}"),
+    )
+
+
+def statuses(found: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Every batch, a line each."""
+    if not found:
+        return Text("no batch has been submitted")
+    columns = ("batch", "status", "patient_list", "delivered", "emailed", "failed", "awaiting", "unconfirmed")
+    table = Table(*(name.replace("_", " ") for name in columns), box=None, padding=(0, 2, 0, 0))
+    for each in found:
+        table.add_row(*(f"{each[name]:,}" if isinstance(each[name], int) else str(each[name]) for name in columns))
+    return table
+
+
+def one_line(found: Mapping[str, Any]) -> str:
+    """Where a batch stands, in one sentence."""
+    counts = ", ".join(
+        f"{found[name]:,} {name.replace('_', ' ')}"
+        for name in ("delivered", "emailed", "failed", "awaiting", "unconfirmed", "fallback_sent")
+        if found[name]
+    )
+    return f"{found['batch']}: {found['status']}" + (f" ({counts})" if counts else "")
+
+
+def checked(found: Mapping[str, Any]) -> RenderableType:
+    """What `check` found in a file."""
+    parts: list[RenderableType] = [Text(f"{found['file']}: understood", style="bold")]
+    for title, rows in found.items():
+        if isinstance(rows, Mapping) and rows:
+            parts.append(_table(title.replace("_", " "), rows))
+    return Group(*parts)
+
+
+@contextmanager
+def watched(what: str) -> Iterator[None]:
+    """Shows how far the work inside has come, on a terminal; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(what, total=None)
+
+        def listener(_: str, done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
+
+        with watched_progress(listener):
+            yield

@@ -1,0 +1,243 @@
+"""A message's text with its ``{{ first_name }}`` fields: read once, filled in for one patient or in SQL for all.
+
+SPEC 2.6. Jinja's lexer reads the text, so that fields look as people know them; nothing of Jinja's is
+ever run, and what it can do beside plain fields is refused. In SQL a text is a concatenation, never a chain
+of ``replace``: a name that reads ``{{ surname }}`` is sent as that. What a text takes as an SMS is counted in
+``fragments``, whose functions stand here too.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from batch_pipeline.errors import Refused
+from batch_pipeline.rules.fragments import (
+    LIMITS,
+    SELF_BOOK_FRAGMENTS,
+    Fragments,
+    basic_fragments_sql,
+    downgrade,
+    downgrade_sql,
+    fragments_sql,
+    is_basic,
+    is_basic_sql,
+    is_blank,
+    is_too_long,
+    sms_fragments,
+    too_long_sql,
+    unless_blank_sql,
+)
+
+__all__ = [
+    "LIMITS",
+    "SELF_BOOK_FRAGMENTS",
+    "Field",
+    "Fragments",
+    "Literal",
+    "MissingValue",
+    "TextTemplate",
+    "compile_text",
+    "downgrade",
+    "downgrade_sql",
+    "fragments_sql",
+    "is_too_long",
+    "sms_fragments",
+    "too_long_sql",
+    "unknown_field",
+]
+
+_MEND = "write plain fields like {{ first_name }} and nothing else in {{ }}"
+_PLAIN_FIELD = ["variable_begin", "name", "variable_end"]
+_BEYOND_FIELDS = {
+    "block_begin": "a block ({% … %})",
+    "raw_begin": "a block ({% raw %})",
+    "comment_begin": "a comment ({# … #})",
+    "linecomment_begin": "a comment",
+}
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_STRAY_BRACES = re.compile(r"\{\s*\w+\s*\}|\{\{|\}\}")
+_LEXER = ImmutableSandboxedEnvironment(keep_trailing_newline=True, cache_size=0)
+
+
+class MissingValue(KeyError):
+    """A field of the text has no value for this patient. Holds the fields' names only."""
+
+    def __init__(self, fields: Collection[str]) -> None:
+        super().__init__(", ".join(fields))
+        self.fields = tuple(fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """Words that stay as they are."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A place that a patient's value fills."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextTemplate:
+    """A text in pieces, in the order in which they are sent. Made by ``compile_text``."""
+
+    pieces: tuple[Literal | Field, ...]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields' names, each once, in the order in which they first occur."""
+        return tuple(dict.fromkeys(piece.name for piece in self.pieces if isinstance(piece, Field)))
+
+    def missing(self, available: Collection[str]) -> list[str]:
+        """The fields that aren't among ``available``."""
+        return [field for field in self.fields if field not in available]
+
+    def without_value(self, values: Mapping[str, str | None]) -> list[str]:
+        """The fields that would leave a gap: no value, or nothing in it that a person sees."""
+        return [field for field in self.fields if is_blank(values.get(field))]
+
+    def render(self, values: Mapping[str, str | None]) -> str:
+        """The text for one patient, values as they are. Raises ``MissingValue`` where a gap would be left."""
+        if gaps := self.without_value(values):
+            raise MissingValue(gaps)
+        return "".join(p.text if isinstance(p, Literal) else str(values[p.name]) for p in self.pieces)
+
+    def sql(self, columns: Mapping[str, str]) -> str:
+        """``render`` as a DuckDB expression over the VARCHAR expressions in ``columns``: NULL where a gap would be left.
+
+        Raises ``MissingValue`` if a field isn't in ``columns``. Expressions are repeated: give it columns.
+        """
+        self._check(columns)
+        return _joined_sql(self.pieces, {name: unless_blank_sql(columns[name]) for name in self.fields})
+
+    def _check(self, columns: Mapping[str, str]) -> None:
+        if unknown := self.missing(columns):
+            raise MissingValue(unknown)
+
+    def without_value_sql(self, columns: Mapping[str, str]) -> str:
+        """``without_value`` as a DuckDB expression: VARCHAR[], empty where the text has no gap."""
+        gaps = (f"CASE WHEN ({unless_blank_sql(columns[f])}) IS NULL THEN {_quoted(f)} END" for f in self.fields)
+        return f"list_filter([{', '.join(gaps)}]::VARCHAR[], lambda field: field IS NOT NULL)"
+
+    def downgraded(self) -> "TextTemplate":
+        """The same text with its own words as an SMS carries them, which leaves only the values to downgrade."""
+        return TextTemplate(tuple(Literal(downgrade(p.text)) if isinstance(p, Literal) else p for p in self.pieces))
+
+    def sms_sql(self, columns: Mapping[str, str]) -> str:
+        """``downgrade_sql(sql(columns))``, some three times as fast: only the values are looked through.
+
+        The same but where a value ends in half of a Windows line end, which no mended cell does.
+        """
+        self._check(columns)
+        # Blank before the downgrade is blank after it, so that both look at the column itself.
+        values = {name: unless_blank_sql(columns[name], then=downgrade_sql(columns[name])) for name in self.fields}
+        return _joined_sql(self.downgraded().pieces, values)
+
+    def sms_fragments_sql(self, columns: Mapping[str, str]) -> str:
+        """``fragments_sql(sms_sql(columns))``, counting lengths without making the text where it can; NULL as that is."""
+        # The lambda, so that the text is made once: fragments_sql repeats what it is given.
+        counted = f"list_transform([{self.sms_sql(columns)}], lambda sms: {fragments_sql('sms')})[1]"
+        pieces = self.downgraded().pieces
+        own_words = "".join(p.text for p in pieces if isinstance(p, Literal))
+        if not self.fields or not is_basic(own_words):
+            return counted
+        # Values of one septet a character are as long as they are: nothing in them is downgraded.
+        values = " || ".join(f"({unless_blank_sql(columns[name])})" for name in self.fields)
+        lengths = (f"length({columns[p.name]})" for p in pieces if isinstance(p, Field))
+        units = " + ".join((str(len(own_words)), *lengths))
+        return f"CASE WHEN {is_basic_sql(values)} THEN {basic_fragments_sql(f'({units})')} ELSE {counted} END"
+
+
+def compile_text(source: str, *, label: str, first_line: int = 1) -> TextTemplate:
+    r"""Read a text with ``{{ field }}`` places; line ends become ``\n``.
+
+    ``label`` says where the text is from ("flu.md"), ``first_line`` on which of its lines it begins.
+    Raises ``Refused``, naming both, for anything else of Jinja's and for control characters.
+    """
+    where = _Where(label, first_line)
+    if control := _CONTROL.search(source.replace("\r\n", "\n").replace("\r", "\n")):
+        line = source[: control.start()].count("\n") + 1
+        raise where.refused(line, "there is an invisible control character; take it out")
+    try:
+        tokens = list(_LEXER.lex(source))
+    except jinja2.TemplateSyntaxError as error:
+        raise where.refused(error.lineno, f"a field isn't closed or isn't readable; {_MEND}") from None
+    pieces: list[Literal | Field] = []
+    field: list[tuple[str, str]] = []
+    for line, kind, value in tokens:
+        if kind in _BEYOND_FIELDS:
+            raise where.refused(line, f"{_BEYOND_FIELDS[kind]} isn't allowed; {_MEND}")
+        if kind == "data":
+            pieces.append(_plain_words(value, where, line))
+        elif kind != "whitespace":
+            field.append((kind, value))
+        if kind == "variable_end":
+            pieces.append(_plain_field(field, where, line))
+            field = []
+    if field:
+        raise where.refused(tokens[-1][0], f"a field isn't closed; {_MEND}")
+    return TextTemplate(tuple(pieces))
+
+
+def _plain_words(words: str, where: "_Where", line: int) -> Literal:
+    # What was surely meant as a field would otherwise be read by every patient.
+    if stray := _STRAY_BRACES.search(words):
+        line += words[: stray.start()].count("\n")
+        raise where.refused(line, f"{_short(stray.group())} isn't a field; {_MEND}")
+    return Literal(words)
+
+
+def _plain_field(tokens: list[tuple[str, str]], where: "_Where", line: int) -> Field:
+    if [kind for kind, _ in tokens] == _PLAIN_FIELD and tokens[0][1] == "{{" and tokens[-1][1].strip() == "}}":
+        return Field(tokens[1][1])
+    shown = " ".join(value.strip() for _, value in tokens)
+    raise where.refused(line, f"{_short(shown)} isn't a plain field{_what_it_has(tokens)}; {_MEND}")
+
+
+def _what_it_has(tokens: list[tuple[str, str]]) -> str:
+    """The first thing in a field that makes it more than a name, in words."""
+    inner = [(kind, value) for kind, value in tokens if kind not in ("variable_begin", "variable_end")]
+    words = [value for kind, value in inner if kind == "name"]
+    if not inner:
+        return " (it is empty)"
+    if len(words) == len(inner) > 1:
+        return f" (did you mean {{{{ {'_'.join(words).lower()} }}}}?)"
+    said = {"|": "a filter", ".": "an attribute", "(": "a call", "[": "an index"}
+    return next((f" (it has {said[value]})" for kind, value in inner if kind == "operator" and value in said), "")
+
+
+def _short(text: str, most: int = 40) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    label: str
+    first_line: int
+
+    def refused(self, line: int, what: str) -> Refused:
+        return Refused(f"{self.label}, line {line + self.first_line - 1}: {what}")
+
+
+def unknown_field(field: str, available: Collection[str]) -> str:
+    """What to say of a field that the cohort doesn't have: names, never values."""
+    near = get_close_matches(field.lower(), available, n=1)
+    hint = f"did you mean {{{{ {near[0]} }}}}?" if near else f"it has {', '.join(sorted(available))}"
+    return f"the text has {{{{ {field} }}}}, which is no column of the cohort; {hint}"
+
+
+def _joined_sql(pieces: Sequence[Literal | Field], values: Mapping[str, str]) -> str:
+    parts = [_quoted(p.text) if isinstance(p, Literal) else f"({values[p.name]})" for p in pieces]
+    return f"({' || '.join(parts)})" if parts else "''"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

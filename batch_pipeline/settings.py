@@ -1,0 +1,344 @@
+"""What people set: the environment (``Settings``), a workspace file and a batch file.
+
+Formats: SPEC 2.0 (batch) and docs/settings.md. Unknown keys are errors; every refusal names file, line, key and
+what is allowed. Nothing personal is ever in these files but a message's own words.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal, Self
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from batch_pipeline.errors import Refused
+from batch_pipeline.home import Home
+from batch_pipeline.rules import costs
+from batch_pipeline.yaml_files import Checked, describe, one_named, read_document, validated
+
+OrganisationType = Literal["gp", "non_gp"]
+Nation = Literal["england", "scotland", "wales", "northern_ireland"]
+MessageType = Literal["simple", "questionnaire", "self_book"]
+Approval = Literal["required", "auto"]
+ProviderName = Literal["simulator"]
+
+
+def _required_text(text: str) -> str:
+    if not (text := text.strip()):
+        raise ValueError("it is empty; write something")
+    return text
+
+
+def _matching(pattern: str, mend: str) -> AfterValidator:
+    compiled = re.compile(pattern, re.ASCII)
+
+    def check(text: str) -> str:
+        if not compiled.fullmatch(text):
+            raise ValueError(f'"{text[:80]}" isn\'t allowed; {mend}')
+        return text
+
+    return AfterValidator(check)
+
+
+def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
+    """Relative paths are relative to the file they stand in."""
+    folder: Path | None = (info.context or {}).get("folder")
+    path = path.expanduser()
+    return folder / path if folder is not None else path
+
+
+def _day_or_instant(value: Any) -> Any:
+    """A day stays a day: ``2026-10-01`` isn't midnight."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return date.fromisoformat(value) if len(value) == len("2026-10-01") else datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError(f'"{value}" isn\'t a day (2026-10-01) or a time (2026-10-01T09:00)') from None
+
+
+def _instant(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    has_a_time = re.match(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d", value)
+    try:
+        return datetime.fromisoformat(value if has_a_time else "")
+    except ValueError:
+        raise ValueError(f'"{value}" isn\'t a time; write it as 2026-10-01T09:00') from None
+
+
+_UNITS = MappingProxyType({"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)})
+
+
+def _duration(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"([0-9]{1,5}) ?([mhd])", value.strip())
+    if found is None or int(found[1]) == 0:
+        raise ValueError(f'"{value}" isn\'t a length of time; write it as 30m, 1h or 3d')
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def _as_written(duration: timedelta) -> str:
+    unit = next(unit for unit in "dhm" if not duration % _UNITS[unit])
+    return f"{duration // _UNITS[unit]}{unit}"
+
+
+Text = Annotated[str, AfterValidator(_required_text)]
+BatchId = Annotated[
+    str, _matching("[a-z0-9][a-z0-9-]{0,62}", "use up to 63 of a-z, 0-9 and -, and begin with a letter or digit")
+]
+WorkspaceId = Annotated[
+    str, _matching("[a-z0-9][a-z0-9_-]{0,62}", "use up to 63 of a-z, 0-9, - and _, and begin with a letter or digit")
+]
+TemplateName = WorkspaceId
+OdsCode = Annotated[
+    str,
+    AfterValidator(str.upper),
+    _matching("[A-Z0-9]{3,10}", "an ODS code has 3 to 10 letters and digits, such as A28095"),
+]
+Snomed = Annotated[str, _matching("[0-9]{6,18}", "a SNOMED CT code has 6 to 18 digits")]
+MemorySize = Annotated[str, _matching(r"\d+(\.\d+)? ?[KMGT]i?B", "use a size such as 1GB")]
+NearPath = Annotated[Path, AfterValidator(_beside_the_file)]
+DayOrInstant = Annotated[date | datetime, BeforeValidator(_day_or_instant)]
+Instant = Annotated[datetime, BeforeValidator(_instant)]
+Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(_as_written, return_type=str)]
+Price = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=6)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(BaseSettings):
+    """What the environment sets, as ``BATCH_PIPELINE_MAX_COHORT_BYTES=2GB``; the ledger also as ``LEDGER_URL``."""
+
+    model_config = SettingsConfigDict(env_prefix="BATCH_PIPELINE_", frozen=True, env_ignore_empty=True, extra="ignore")
+
+    ledger_url: str | None = Field(None, validation_alias=AliasChoices("LEDGER_URL", "BATCH_PIPELINE_LEDGER_URL"))
+    """SQLAlchemy's address of the ledger; none: ``ledger.sqlite`` in the home."""
+    max_cohort_bytes: ByteSize = Field(ByteSize(4_000_000_000), gt=0)
+    """A larger cohort file is refused before it is copied."""
+    duckdb_memory_limit: MemorySize = "1GB"
+    """Per connection; above it DuckDB goes to disk."""
+    duckdb_threads: int = Field(2, ge=1)
+    simulator_timeout_seconds: float = Field(0.5, gt=0)
+    simulator_chunk: int = Field(1000, ge=1)
+
+    def __init__(self, **values: Any) -> None:
+        """Reads the environment. Raises ``Refused`` naming the variable and what is allowed."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = str(first["loc"][0])
+            variable = name if name in os.environ else f"BATCH_PIPELINE_{name.upper()}"
+            first["loc"] = ()
+            raise Refused(f"the environment variable {variable}: {describe(first, Settings)}") from None
+
+
+class Prices(Checked):
+    """What one costs, in the currency's main unit: an SMS fragment, an email, an NHS App message."""
+
+    currency: Annotated[str, _matching("[A-Z]{3}", "use a three-letter code such as GBP")] = "GBP"
+    sms_fragment: Price = Decimal(0)
+    email: Price = Decimal(0)
+    nhs_app: Price = Decimal(0)
+
+    def as_prices(self) -> costs.Prices:
+        """As the rules reckon with them."""
+        return costs.Prices(self.currency, self.sms_fragment, self.email, self.nhs_app)
+
+
+class Providers(Checked):
+    """Which provider each channel's messages go to."""
+
+    email: ProviderName = "simulator"
+    nhs_app: ProviderName = "simulator"
+    sms: ProviderName = "simulator"
+
+
+class NhsAppAccounts(Checked):
+    """The snapshot of who has the NHS App: a CSV ``nhs_number,notifications_enabled``, and when it was made."""
+
+    path: NearPath = Field(description="the CSV file with nhs_number,notifications_enabled")
+    as_of: DayOrInstant = Field(description="the day or time the snapshot was made, such as 2026-10-01")
+
+
+class OptOuts(Checked):
+    """The workspace's opt-out list: a CSV ``nhs_number,opted_out_on``."""
+
+    path: NearPath = Field(description="the CSV file with nhs_number,opted_out_on")
+
+
+class OutcomeShares(Checked):
+    """How often what becomes of one channel's messages; what is left to 1 is delivered (App: read)."""
+
+    delivered: Share = 0
+    read: Share = 0
+    rejected: Share = 0
+    failed: Share = 0
+    silent: Share = 0
+
+    @model_validator(mode="after")
+    def _at_most_all(self) -> Self:
+        if sum(self.model_dump().values()) > 1 + 1e-9:
+            raise ValueError("the shares of one channel's outcomes come to more than 1")
+        return self
+
+
+class SimulatorShares(Checked):
+    """How often the simulator does what, where its outcomes file doesn't name the patient."""
+
+    email: OutcomeShares = OutcomeShares()
+    nhs_app: OutcomeShares = OutcomeShares()
+    sms: OutcomeShares = OutcomeShares()
+    lost_answers: Share = 0
+    repeated_receipts: Share = 0
+    shuffled_receipts: Share = 0
+
+
+class SimulatorChoice(Checked):
+    """How the simulator behaves: exactly as ``outcomes`` says, else in ``shares`` drawn by ``seed``."""
+
+    seed: int = 0
+    outcomes: NearPath | None = None
+    shares: SimulatorShares = SimulatorShares()
+
+
+class Workspace(Checked):
+    """One organisation that sends, as ``workspaces/ID.yaml`` has it."""
+
+    id: WorkspaceId = Field(description="the name by which batch files call this workspace")
+    name: Text = Field(description="the organisation's name as patients know it")
+    ods_code: OdsCode = Field(description="the organisation's ODS code")
+    organisation_type: OrganisationType = Field(description="gp or non_gp")
+    nation: Nation = Field(description="england, scotland, wales or northern_ireland")
+    timezone: str = "Europe/London"
+    exclude_likely_to_fail: bool = False
+    self_book_ignores_email: bool = False
+    prices: Prices = Prices()
+    providers: Providers = Providers()
+    nhs_app_accounts: NhsAppAccounts | None = None
+    opt_outs: OptOuts | None = None
+    simulator: SimulatorChoice = SimulatorChoice()
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, zone: str) -> str:
+        if zone not in available_timezones():
+            raise ValueError(f'"{zone[:60]}" isn\'t a time zone; use a name such as Europe/London')
+        return zone
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The workspace's time zone."""
+        return ZoneInfo(self.timezone)
+
+
+class Stagger(Checked):
+    """A batch in waves: over ``days``, or ``size`` patients ``every`` so often."""
+
+    days: Annotated[int, Field(ge=1)] | None = None
+    size: Annotated[int, Field(ge=1)] | None = None
+    every: Duration | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        given = {name for name in ("days", "size", "every") if getattr(self, name) is not None}
+        if given not in ({"days"}, {"size", "every"}):
+            raise ValueError("give either days, or size and every")
+        return self
+
+
+class MessageChoice(Checked):
+    """What a batch sends: own words or a template's, and what comes with them."""
+
+    only_for: ClassVar[Mapping[str, MessageType]] = MappingProxyType(
+        {"questionnaire": "questionnaire", "saves_responses": "questionnaire", "booking": "self_book"}
+    )
+    """Keys that go with one type of message only."""
+
+    type: MessageType = Field(description="simple, questionnaire or self_book")
+    body: Text | None = None
+    template: TemplateName | None = None
+    subject: Text | None = None
+    questionnaire: WorkspaceId | None = None
+    saves_responses: bool = False
+    booking: Text | None = None
+    attachment: Text | None = None
+    snomed: tuple[Snomed, ...] = ()
+
+    @model_validator(mode="after")
+    def _keys_that_go_together(self) -> Self:
+        if (self.body is None) == (self.template is None):
+            raise ValueError("give either body or template" + (", not both" if self.body else ""))
+        for key, kind in self.only_for.items():
+            if getattr(self, key) and self.type != kind:
+                raise ValueError(f"{key} goes with type {kind} only, and this is {self.type}")
+        if self.type == "questionnaire" and not self.questionnaire:
+            raise ValueError("a message of type questionnaire needs questionnaire: bp_4_day, bp_7_day or another id")
+        return self
+
+
+class BatchFile(Checked):
+    """One cohort, one message, and how to send it (SPEC 2.0)."""
+
+    batch: BatchId = Field(description="the batch's name, such as flu-2026-10")
+    workspace: WorkspaceId = Field(description="the id of the workspace that sends")
+    cohort: Text = Field(description="the CSV file of patients, beside this file")
+    message: MessageChoice = Field(description="type, and body or template")
+    save_to_record: bool = True
+    approval: Approval = "required"
+    allow_repeat: bool = False
+    send_at: Instant | None = None
+    stagger: Stagger | None = None
+    expires_after: Duration | None = None
+
+    def cohort_path(self, batch_file: Path) -> Path:
+        """Where the cohort is, for a batch file at that path."""
+        return batch_file.parent / Path(self.cohort).expanduser()
+
+
+_NOT_YET: Mapping[str, Callable[[BatchFile], object]] = MappingProxyType(
+    {
+        "message.attachment": lambda batch: batch.message.attachment,
+        "message.booking": lambda batch: batch.message.booking,
+        "message.saves_responses": lambda batch: batch.message.saves_responses,
+        "send_at": lambda batch: batch.send_at,
+        "stagger": lambda batch: batch.stagger,
+        "expires_after": lambda batch: batch.expires_after,
+    }
+)
+"""Keys that would change what a patient gets, or when, and that nothing carries out yet."""
+
+
+def not_yet(batch: BatchFile) -> list[str]:
+    """A sentence for each key that the batch sets and this version can't carry out: it is refused at review."""
+    mend = "is not yet carried out by this version: take it out of the batch file"
+    return [f"{key} {mend}" for key, of in _NOT_YET.items() if of(batch)]
+
+
+def load_batch_file(path: Path) -> BatchFile:
+    """The batch file at a path. Raises ``Refused``."""
+    return validated(BatchFile, read_document(path))
+
+
+def load_workspace(home: Home, workspace_id: str) -> Workspace:
+    """The workspace of that id, whatever its file is called. Raises ``Refused``."""
+    document = one_named(home.workspaces, (".yaml", ".yml"), "id", workspace_id, what="workspace", read=read_document)
+    return validated(Workspace, document, context={"folder": home.workspaces.absolute()})

@@ -4,6 +4,7 @@ What comes out is CSV that Arrow's parser reads exactly as `grammar` does: the b
 record that can't be read replaced by one line that stands for it (`placeholder`).
 """
 
+from functools import cached_property
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -83,7 +84,7 @@ class _Marks:
 
     def first_doubt(self, start: int) -> int | None:
         """A place in the first record, from the one at ``start`` on, that isn't proved to be readable."""
-        first_quote = int(np.searchsorted(self.quotes, start))
+        first_quote = int(self.quotes.searchsorted(start))
         reading = self._reading(first_quote)
         doubts = [
             _next(reading.misfits, start),
@@ -98,8 +99,8 @@ class _Marks:
 
     def record_start(self, start: int, position: int) -> int:
         """Where the record that holds ``position`` starts, if one starts at ``start``, which isn't after it."""
-        ends = self._reading(int(np.searchsorted(self.quotes, start))).record_ends
-        before = int(np.searchsorted(ends, position)) - 1
+        ends = self._reading(int(self.quotes.searchsorted(start))).record_ends
+        before = int(ends.searchsorted(position)) - 1
         return max(start, int(ends[before]) + 1) if before >= 0 else start
 
     def _reading(self, first_quote: int) -> "_Reading":
@@ -113,28 +114,32 @@ class _Marks:
         limits = self.grammar.limits
         found = _next(reading.record_ends, start)
         end = len(self.data) if found is None else found
-        lines = np.searchsorted(self.line_ends, end) - np.searchsorted(self.line_ends, start) + 1
+        lines = self.line_ends.searchsorted(end) - self.line_ends.searchsorted(start) + 1
         return end - start > limits.record_bytes or bool(lines > limits.record_lines)
 
     def _first_swallowing(self, reading: "_Reading", start: int, stop: int) -> int | None:
         """The first quoted cell between ``start`` and ``stop`` that has other patients' lines in it."""
-        low, high = np.searchsorted(reading.within, [start, stop])
-        checked = -1
-        for closing in np.unique(
-            self.quotes_before[np.searchsorted(self.line_ends, reading.within[low:high])]
-        ).tolist():
-            if closing <= checked or closing >= len(self.quotes):
+        low, high = reading.within.searchsorted([start, stop])
+        if low == high:
+            return None
+        quotes, checked = self._quotes_listed, -1
+        for closing in self.quotes_before[self.line_ends.searchsorted(reading.within[low:high])].tolist():
+            if closing <= checked or closing >= len(quotes):
                 continue
-            opening = closing - 1
-            while opening >= 2 and self.quotes[opening] == self.quotes[opening - 1] + 1:
+            # Marks next to each other are a doubled one, within the cell.
+            opening, checked = closing - 1, closing
+            while opening >= 2 and quotes[opening] == quotes[opening - 1] + 1:
                 opening -= 2
-            checked = closing
-            while checked + 2 < len(self.quotes) and self.quotes[checked + 1] == self.quotes[checked] + 1:
+            while checked + 2 < len(quotes) and quotes[checked + 1] == quotes[checked] + 1:
                 checked += 2
-            begin = max(int(self.quotes[opening]), start)
-            if self.grammar.swallows(self.data, begin, int(self.quotes[checked]) + 1):
-                return begin
+            if self.grammar.swallows(self.data, quotes[opening], quotes[checked] + 1):
+                return max(quotes[opening], start)
         return None
+
+    @cached_property
+    def _quotes_listed(self) -> list[int]:
+        """A list is faster to look up one by one."""
+        return self.quotes.tolist()
 
 
 class _Reading(NamedTuple):
@@ -185,18 +190,18 @@ def _locate(data: bytes, offset: int, grammar: Grammar) -> _Piece:
         is_cr[-1] &= data[offset + len(piece) : offset + len(piece) + 1] != b"\n"
         is_end |= is_cr
     quotes, line_ends = np.flatnonzero(piece == _QUOTE), np.flatnonzero(is_end)
-    quotes_before = np.searchsorted(quotes, line_ends)
+    quotes_before = quotes.searchsorted(line_ends)
     nuls = np.flatnonzero(piece == 0) if data.find(b"\0", offset, offset + len(piece)) >= 0 else _NOWHERE
     borders = np.zeros(256, np.bool_)
     borders[[_QUOTE, _LF, _CR, ord(grammar.delimiter)]] = True
     # A mark at the edge of the data has itself for a neighbour there, which lets it open, and close for the present.
     begin, end = max(offset - 1, 0), min(offset + len(piece) + 1, len(data))
-    around = borders[np.frombuffer(data, np.uint8, end - begin, begin)] if len(quotes) else borders
+    around = np.frombuffer(data, np.uint8, end - begin, begin)
     quotes += offset
     return _Piece(
         quotes,
-        around[np.maximum(quotes - 1, begin) - begin],
-        around[np.minimum(quotes + 1, end - 1) - begin],
+        borders[around[np.maximum(quotes - 1, begin) - begin]],
+        borders[around[np.minimum(quotes + 1, end - 1) - begin]],
         line_ends + offset,
         quotes_before,
         nuls + offset,
@@ -205,5 +210,5 @@ def _locate(data: bytes, offset: int, grammar: Grammar) -> _Piece:
 
 def _next(positions: Positions, start: int) -> int | None:
     """The first position that isn't before ``start``."""
-    index = int(np.searchsorted(positions, start))
+    index = int(positions.searchsorted(start))
     return int(positions[index]) if index < len(positions) else None

@@ -70,6 +70,7 @@ def _why(result: dg.ExecuteInProcessResult, job: str) -> Exception:
                 return Refused(str(failure.metadata[SENTENCE].value))
     for event in result.get_asset_check_evaluations():
         if not event.passed and event.blocking:
-            return RunFailed(f"{job}: the check {event.check_name} of {event.asset_key.to_user_string()} failed; run {result.run_id}")
+            what = f"{event.check_name} of {event.asset_key.to_user_string()}"
+            return RunFailed(f"{job}: the check {what} failed: {event.description or 'see its metadata'}; run {result.run_id}")
     steps = [event.step_key for event in result.all_events if event.is_step_failure]
     return RunFailed(f"{job}: run {result.run_id} failed in {', '.join(map(str, steps)) or 'its set-up'}; the UI shows it whole")

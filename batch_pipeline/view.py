@@ -41,7 +41,7 @@ def plan(batch: str, plan_hash: str, figures: Mapping[str, Any], reports: Path) 
                 "  rejected": figures["rejected"],
                 "  duplicates": figures["duplicates"],
                 "patient list": figures["patient_list"],
-                **{f"  {reasons.REASON[code].label}": n for code, n in figures["non_contactable"].items() if n},
+                **_by_reason(figures, "  "),
                 **{f"  recipients by {_PATHS[path]}": n for path, n in figures["recipients"].items()},
                 "  of them held back": figures["held_back"],
                 "  of them App without SMS fallback": figures["no_sms_fallback"],
@@ -75,6 +75,12 @@ def plan(batch: str, plan_hash: str, figures: Mapping[str, Any], reports: Path) 
 _PATHS = {"email": "email", "nhs_app": "NHS App", "sms": "SMS"}
 
 
+def _by_reason(found: Mapping[str, Any], indent: str) -> dict[str, int]:
+    """Non-contactable patients by the label of their primary reason, in the order of the SPEC, zeros left out."""
+    counts = ((reason.label, found["non_contactable"].get(reason.code, 0)) for reason in reasons.REASONS)
+    return {indent + label: n for label, n in counts if n}
+
+
 def _list(title: str, sentences: Sequence[str], style: str) -> list[RenderableType]:
     if not sentences:
         return []
@@ -94,7 +100,7 @@ def status(found: Mapping[str, Any]) -> RenderableType:
     """One batch's figures, zeros left out where they say nothing."""
     flat = {name: value for name, value in found.items() if isinstance(value, int) and name not in {"lines"}}
     reached = {f"recipients by {_PATHS[path]}": n for path, n in found["recipients"].items()}
-    why = {reasons.REASON[code].label: n for code, n in found["non_contactable"].items() if n}
+    why = _by_reason(found, "")
     named = {name.replace("_", " "): value for name, value in flat.items() if value}
     return Group(
         Text(f"{found['batch']}: {found['status']}", style="bold"),

@@ -50,9 +50,9 @@ def read_opt_outs(path: Path, now: datetime, zone: ZoneInfo) -> pa.Table:
             f"channel is unknown: use {', '.join((*PATHS, ALL_CHANNELS))}",
         )  # fmt: skip
         local = now.astimezone(zone).replace(tzinfo=None)
-        return con.execute(
+        return con.sql(
             f"SELECT DISTINCT number AS nhs_number, {channel} AS channel FROM list WHERE since IS NULL OR since <= $now",
-            {"now": local},
+            params={"now": local},
         ).to_arrow_table()
 
 
@@ -72,7 +72,7 @@ def _load(con: duckdb.DuckDBPyConnection, path: Path, required: tuple[str, ...])
     if missing := [name for name in required if name not in columns]:
         raise Refused(f"{path.name}, line 1: the heading {missing[0]} is missing: the headings are {','.join(required)}")
     con.execute(f"CREATE TABLE list AS SELECT rowid + 2 AS line, *, {nhs_number.normalised_sql('nhs_number')} AS number FROM raw")
-    _refuse_first(con, path, f"NOT ({nhs_number.valid_sql('number')})", "the NHS number is invalid")
+    _refuse_first(con, path, f"number IS NULL OR ({nhs_number.problem_sql('number')}) IS NOT NULL", "the NHS number is invalid")
     return columns
 
 

@@ -13,7 +13,7 @@ from batch_pipeline.errors import Refused
 from batch_pipeline.house import House, Submitted, owner
 from batch_pipeline.ledger import audit, batches, due, outbox
 from batch_pipeline.operations import review
-from batch_pipeline.planning.channels import WHOLE_DIGEST, outgoing
+from batch_pipeline.planning.channels import queue
 from batch_pipeline.planning.message import SAMPLE
 from batch_pipeline.progress import tell
 from batch_pipeline.providers.protocol import Channel, OutcomeUnknown, OutgoingMessage, ProviderStopped
@@ -59,11 +59,7 @@ def write_outbox(
     submitted = house.submitted(batch)
     with house.duck() as con:
         message = review.message_of(con, submitted, cohort)
-        con.execute(
-            "CREATE TEMP TABLE outgoing AS "
-            + outgoing(con, channel_plan, patients, cohort, message, house.hasher)
-        )
-        digest = con.sql(f"SELECT {WHOLE_DIGEST} FROM outgoing").fetchall()[0][0]
+        digest = queue(con, channel_plan, patients, cohort, message, house.hasher)
         if digest != figures["digest"]:
             raise Refused(f"{batch}: the plan's tables have changed since it was made: make the plan again, review and approve it")
         return outbox.write(house.ledger, batch, plan, _rows(con, house, submitted, now), now)

@@ -120,7 +120,7 @@ def measure(house: House, con: duckdb.DuckDBPyConnection, batch: str, path: Path
     con.execute(f"SET TimeZone = {literal(submitted.workspace.timezone)}")
     write(con, f"""
         SELECT {literal(batch)} AS batch, {literal(submitted.workspace.id)} AS workspace,
-            {literal(submitted.file.message.type)} AS message_type, {literal(submitted.message.template)} AS template,
+            {literal(submitted.file.message.type)} AS message_type, {literal(submitted.message.template)}::VARCHAR AS template,
             accepted_at::DATE AS day, step, channel, provider, state, count(*) AS attempts,
             coalesce(sum(fragments) FILTER (channel = 'sms' AND {taken}), 0)::BIGINT AS fragments
         FROM {scan(whole)} a GROUP BY ALL ORDER BY ALL

@@ -10,7 +10,7 @@ import pyarrow as pa
 from batch_pipeline.ledger.hashing import Hasher
 from batch_pipeline.planning.duck import literal, scan, write
 from batch_pipeline.planning.message import Message
-from batch_pipeline.rules.fragments import fragments_sql, sms_fragments, unless_blank_sql
+from batch_pipeline.rules.fragments import sms_fragments, unless_blank_sql
 
 _SHOWN_LINES = 20
 
@@ -83,12 +83,12 @@ def _fragments(
     """SQL for the fragments of a text that differs by patient; what SQL can't count is asked of Python, once a text."""
     left_open = con.sql(f"""
         SELECT r.line, {sms} AS sms FROM {scan(recipients)} r {message.joins(patients, cohort)}
-        WHERE r.path <> 'email' AND ({sms}) IS NOT NULL AND {fragments_sql(sms)} IS NULL
+        WHERE r.path <> 'email' AND {message.fragments_sql()} IS NULL AND ({sms}) IS NOT NULL
     """).to_arrow_table()
     parts = [sms_fragments(text).parts for text in left_open["sms"].to_pylist()]
     con.register("given_texts", pa.table({"line": left_open["line"], "parts": pa.array(parts, pa.int32())}))
     con.execute("CREATE OR REPLACE TEMP TABLE asked_texts AS FROM given_texts")
-    return f"coalesce({fragments_sql(sms)}, asked_texts.parts)"
+    return f"coalesce({message.fragments_sql()}, asked_texts.parts)"
 
 
 def gaps(
@@ -136,12 +136,13 @@ def too_long(
     return Gap(path, total, lines) if total else None
 
 
-def outgoing(
+def queue(
     con: duckdb.DuckDBPyConnection, channel_plan: Path, patients: Path, cohort: Path, message: Message, hasher: Hasher
-) -> duckdb.DuckDBPyRelation:
-    """The plan's rows with everything the ledger's outbox takes, and their ``digest`` computed anew."""
+) -> str:
+    """``outgoing``: the plan's rows with all that the ledger's outbox takes, rendered anew; gives their whole digest."""
     hasher.prepare(con)
-    return con.sql(f"""
+    con.execute(f"""
+        CREATE TEMP TABLE outgoing AS
         WITH written AS (
             SELECT r.line, r.nhs_number, r.path, r.address, r.fallback_number, r.held_back, r.fragments,
                 CASE r.path WHEN 'sms' THEN {message.sms_sql()} ELSE {message.text_sql()} END AS text,
@@ -155,3 +156,4 @@ def outgoing(
             {DIGEST} AS digest
         FROM written
     """)
+    return con.sql(f"SELECT {WHOLE_DIGEST} FROM outgoing").fetchall()[0][0]

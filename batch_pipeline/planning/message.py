@@ -11,7 +11,6 @@ from pathlib import Path
 from batch_pipeline.planning.duck import literal, scan
 from batch_pipeline.rules import cells
 from batch_pipeline.rules.headings import FIELDS
-from batch_pipeline.rules.fragments import downgrade_sql
 from batch_pipeline.rules.text import TextTemplate, compile_text
 
 _PATIENT_FIELDS = {
@@ -90,7 +89,11 @@ class Message:
 
     def sms_sql(self) -> str:
         """The body as an SMS carries it: typographic characters brought down to GSM-7 where they can be."""
-        return downgrade_sql(self.text_sql())
+        return self.body.sms_sql(self.columns)
+
+    def fragments_sql(self) -> str:
+        """SMS fragments of the body; NULL for a gap, and where only Python can tell."""
+        return self.body.sms_fragments_sql(self.columns)
 
     def joins(self, patients: Path, cohort: Path) -> str:
         """The FROM-terms the field expressions need, joined to a relation with ``line``. Nothing when there are none."""

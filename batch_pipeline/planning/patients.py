@@ -138,7 +138,7 @@ def _reject(con: duckdb.DuckDBPyConnection, today: date, needs_date_of_birth: bo
     for batch in rows.to_arrow_reader(_CHUNK_ROWS):
         frame = batch.to_pandas()
         failures = schema.failures(frame, needs_date_of_birth=needs_date_of_birth, today=today)
-        lines = pa.array(frame["line"].to_numpy()[failures["row"].to_numpy()], pa.int32())
+        lines = pa.array(frame["line"].to_numpy()[failures["position"].to_numpy()], pa.int32())
         refused.append(pa.table({"line": lines, "reason": pa.array(failures["code"].tolist(), pa.string())}))
     if refused:
         con.register("refused", pa.concat_tables(refused))

@@ -152,12 +152,12 @@ def _problems(con: duckdb.DuckDBPyConnection, files: PlanFiles, message: Message
     ]
     if found:
         return found
-    for path, limit in sms.CHARACTER_LIMITS.items():
+    for path, limit in sms.LIMITS.items():
         if over := too_long(*tables, path=path, longer_than=limit):
             found.append(f"the text is over {limit:,} characters by {path} for {_people(over)}: shorten it")
-    most = sms.FRAGMENT_LIMITS.get(message_type)
-    if most and (over := too_long(*tables, path="sms", more_fragments_than=most)):
-        found.append(f"a {message_type} SMS may not exceed {most} fragments, but does for {_people(over)}: shorten it")
+    most = sms.SELF_BOOK_FRAGMENTS
+    if message_type == "self_book" and (over := too_long(*tables, path="sms", more_fragments_than=most)):
+        found.append(f"a self-book SMS may not exceed {most} fragments, but does for {_people(over)}: shorten it")
     return found
 
 

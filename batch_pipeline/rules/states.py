@@ -66,7 +66,7 @@ class PatientFacts:
     fallback: str
     """State of the fallback attempt; NULL when there is none."""
     may_fall_back: str
-    """Condition: the primary attempt has a fallback window."""
+    """Condition: ``may_fall_back_sql`` of the primary attempt."""
     no_fallback: str
     """Condition: the fallback was due and could not go."""
 
@@ -77,7 +77,7 @@ def facts(primary: str, primary_state: str, fallback_state: str) -> PatientFacts
         channel=f"{primary}.channel",
         primary=primary_state,
         fallback=fallback_state,
-        may_fall_back=f"{primary}.fallback_after IS NOT NULL",
+        may_fall_back=may_fall_back_sql(primary),
         no_fallback=f"{primary}.no_fallback_at IS NOT NULL",
     )
 
@@ -113,7 +113,9 @@ PATIENT_RULE: tuple[tuple[str, str], ...] = (
 
 ENDED_RULE: tuple[tuple[str, bool], ...] = (
     ("{primary} IN ('held_back', 'cancelled', 'expired')", True),
-    # An unsettled fallback keeps the patient open, even one whom the App reached meanwhile.
+    # A fallback that wasn't begun when its patient read in the App is never sent.
+    ("{primary} = 'read' AND {fallback} = 'queued'", True),
+    # Any other unsettled fallback keeps the patient open, even one whom the App reached meanwhile.
     ("{fallback} IN ('queued', 'sending', 'accepted')", False),
     ("{fallback} IS NOT NULL", True),
     ("{primary} IN ('read', 'unconfirmed')", True),
@@ -152,6 +154,18 @@ def ended_sql(known: PatientFacts) -> str:
     """SQL integer: 1 when the patient is in an end state and no fallback clock runs, else 0."""
     branches = (f"WHEN {_fill(when, known)} THEN {int(ended)}" for when, ended in ENDED_RULE)
     return f"CASE {' '.join(branches)} ELSE 0 END"
+
+
+def may_fall_back_sql(attempt: str, window: str = "fallback_after") -> str:
+    """SQL condition: the attempt has a fallback window, and a moment from which it can run.
+
+    An unconfirmed message that is only known to be delivered has none: nobody knows when it was accepted.
+    ``window``: the column that is NULL for messages without a fallback.
+    """
+    return (
+        f"({attempt}.{window} IS NOT NULL AND"
+        f" ({attempt}.unconfirmed_at IS NULL OR coalesce({attempt}.accepted_at, {attempt}.failed_at) IS NOT NULL))"
+    )
 
 
 def taken_sql(attempt: str) -> str:

@@ -155,12 +155,12 @@ def dispatch(
     context: typer.Context, batch: Annotated[str | None, typer.Argument(metavar="[BATCH]")] = None, at: At = None
 ) -> None:
     """Send what is approved: one batch, or every batch that has something to send. Each message goes once."""
-    from batch_pipeline.operations.dispatching import approved_plan, ready_to_send
+    from batch_pipeline.operations.dispatching import plan_to_send, ready_to_send
 
     house: House = context.obj
     now = _now(at)
     if batch is not None:
-        approved_plan(house, batch)
+        plan_to_send(house, batch)
     due = [batch] if batch is not None else ready_to_send(house)
     if due:
         from batch_pipeline.runner import Runner

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from batch_pipeline.home import Home
 from batch_pipeline.ingest.lists import ALL_CHANNELS, NO_ACCOUNTS, NO_OPT_OUTS, read_app_accounts, read_opt_outs
-from batch_pipeline.ledger import batches, history
+from batch_pipeline.ledger import batches, history, snapshot
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.hashing import Hasher, hold_to_key, load_or_make_key
 from batch_pipeline.planning.contact import Facts
@@ -175,15 +175,18 @@ class House:
         with self.ledger.read() as connection:
             return history.failed_numbers(connection, policy.likely_to_fail_since(now, workspace.zone))
 
-    def facts(self, workspace: Workspace, accounts: pa.Table, now: datetime) -> Facts:
-        """What is known of patients besides the file."""
+    def facts(self, submitted: Submitted, accounts: pa.Table, now: datetime) -> Facts:
+        """What is known of a batch's patients besides the file."""
+        workspace = submitted.workspace
         with self.ledger.read() as connection:
             marks = history.marked(connection)
+            begun = snapshot.read_begun(connection, submitted.row.batch)
         return Facts(
             app_accounts=accounts,
             opt_outs=self.opt_outs(workspace, now),
             marks=marks,
             failed_numbers=self._failed_numbers(workspace, now),
+            begun=begun,
         )
 
 

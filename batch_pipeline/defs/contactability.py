@@ -44,7 +44,7 @@ def assessed_patients(
         submitted = home.submitted(context.partition_key)
         workspace = submitted.workspace
         snapshot, accounts = home.snapshot(workspace, now)
-        facts = home.facts(workspace, NO_ACCOUNTS if snapshot.state == "unknown" else accounts, now)
+        facts = home.facts(submitted, NO_ACCOUNTS if snapshot.state == "unknown" else accounts, now)
     with home.staging() as folder, home.duck() as con:
         files = ContactFiles(folder / "contactability", folder / "recipients", folder / "non_contactable")
         found = assess(

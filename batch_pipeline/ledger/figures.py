@@ -39,10 +39,6 @@ KEYS: tuple[str, ...] = (
 """Of ``figures``, in their order. All but lines, rejected, duplicates, fragments and cost count patients."""
 
 
-class FiguresDisagree(ValueError):
-    """The plan's recipients by path aren't those of the outbox: these are another plan's figures."""
-
-
 @dataclass(frozen=True, slots=True)
 class Progress:
     """What the attempts of an outbox have come to. Counts patients, fragments apart."""
@@ -83,21 +79,18 @@ def figures(connection: sa.Connection, batch: str, plan_figures: Mapping[str, An
 
     ``plan_figures``: of the applied plan, or of the current one while there is no outbox: ``lines, patient_list,
     rejected, duplicates, non_contactable {code: patients}, recipients {path: patients}, held_back,
-    no_sms_fallback``; a figure that isn't there is 0 (no plan yet). ``Refused`` for an unknown batch;
-    ``FiguresDisagree`` for another plan's figures.
+    no_sms_fallback``; a figure that isn't there is 0 (no plan yet). Once there is an outbox, it says who the
+    recipients are. ``Refused`` for an unknown batch.
     """
     known = _batch(connection, batch)
     reached = progress(connection, batch) if known.applied_plan is not None else _nothing_yet(plan_figures)
-    recipients = _by_name(plan_figures, "recipients", PATHS)
-    if reached.recipients != recipients:
-        raise FiguresDisagree(f"batch {batch}: the plan's recipients by path aren't those of the outbox")
     non_contactable = _by_name(plan_figures, "non_contactable", reasons.CODES)
     found: dict[str, Any] = {
         "batch": batch,
         "status": batch_status(_batch_facts(known, reached)),
         **{name: int(plan_figures.get(name, 0)) for name in ("lines", "patient_list", "rejected", "duplicates")},
         "non_contactable": non_contactable,
-        "recipients": recipients,
+        "recipients": dict(reached.recipients),
         "without_valid_mobile": sum(non_contactable[code] for code in reasons.WITHOUT_VALID_MOBILE),
         **reached.classes,
         "read": reached.read,

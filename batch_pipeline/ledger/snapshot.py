@@ -50,3 +50,14 @@ def read_attempts(connection: sa.Connection, batch: str, step: str | None = None
             ],
             schema=SCHEMA,
         )
+
+
+def read_begun(connection: sa.Connection, batch: str) -> pa.Table:
+    """``patient, channel, address, fallback_number`` of the batch's first messages that are under way or sent."""
+    names = ("patient", "channel", "address", "fallback_number")
+    query = sa.select(*(attempts.c[name] for name in names)).where(
+        attempts.c.batch == batch, attempts.c.step == "primary", attempts.c.begun_at.is_not(None)
+    )
+    rows = connection.execute(query).all()
+    cells = list(zip(*rows, strict=True)) or [()] * len(names)
+    return pa.table({name: pa.array(column, pa.string()) for name, column in zip(names, cells, strict=True)})

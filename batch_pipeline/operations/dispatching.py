@@ -34,27 +34,35 @@ class TestSent:
     reference: str
 
 
-def approved_plan(house: House, batch: str) -> str:
-    """The hash of the standing plan, if a person (or the batch file) approved it; ``Refused`` otherwise."""
+def plan_to_send(house: House, batch: str) -> str | None:
+    """The hash of the standing plan, if it is approved; ``None`` when only an earlier one is, which is being sent.
+
+    ``Refused`` when nothing of the batch was ever approved.
+    """
     plan, _ = review.standing(house, batch)
     with house.ledger.read() as connection:
         approval = batches.approval(connection, batch)
-    if approval is None or approval.plan_hash != plan:
-        raise Refused(
-            f"{batch} has no approval of its present plan {plan[:12]}: review it and approve it with "
-            f"`batch-pipeline approve {batch} --by NAME`"
-        )
-    return plan
+        applied = batches.get(connection, batch).applied_plan
+    if approval is not None and approval.plan_hash == plan:
+        return plan
+    if applied is not None:
+        return None
+    raise Refused(
+        f"{batch} has no approval of its present plan {plan[:12]}: review it, and approve it with "
+        f"`batch-pipeline approve {batch} --by NAME`"
+    )
 
 
 def write_outbox(
     house: House, batch: str, channel_plan: Path, patients: Path, cohort: Path, now: datetime
 ) -> outbox.OutboxWritten:
-    """Queues the approved plan's messages in the ledger, once.
+    """Queues the approved plan's messages in the ledger, once; what an earlier plan queued stays until then.
 
     The tables are checked against the plan's digest first: what is queued is what was approved, to the letter.
     """
-    plan = approved_plan(house, batch)
+    plan = plan_to_send(house, batch)
+    if plan is None or plan == house.submitted(batch).row.applied_plan:
+        return outbox.OutboxWritten(0, 0, 0, 0)
     _, figures = review.standing(house, batch)
     submitted = house.submitted(batch)
     with house.duck() as con:

@@ -39,7 +39,7 @@ def assign(
     """Writes ``channel_plan``. A patient whose text lacks a value has 0 fragments; ``gaps`` tells of them."""
     hasher.prepare(con)
     con.register("given_had", pa.table({"patient": pa.array(list(already_had), pa.string())}))
-    held_back = f"{hasher.sql('r.nhs_number')} IN (SELECT patient FROM given_had)" if already_had else "false"
+    had = f"NOT r.begun AND {hasher.sql('r.nhs_number')} IN (SELECT patient FROM given_had)" if already_had else "false"
     if message.unknown_fields:
         text = sms = subject = "NULL::VARCHAR"
     else:
@@ -51,7 +51,7 @@ def assign(
             SELECT r.line, r.nhs_number, r.path, r.rule,
                 CASE r.path WHEN 'email' THEN r.email WHEN 'sms' THEN r.mobile ELSE r.nhs_number END AS address,
                 CASE WHEN r.path = 'nhs_app' THEN r.mobile END AS fallback_number,
-                {held_back} AS held_back,
+                {had} AS held_back,
                 CASE r.path WHEN 'email' THEN 0 WHEN 'sms' THEN {fragments}
                     ELSE CASE WHEN r.mobile IS NULL THEN 0 ELSE {fragments} END END AS fragments,
                 CASE r.path WHEN 'sms' THEN {sms} ELSE {text} END AS text, {subject} AS subject

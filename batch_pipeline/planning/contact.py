@@ -22,6 +22,11 @@ class Organisation:
     self_book_ignores_email: bool = False
 
 
+NOTHING_BEGUN = pa.table({
+    name: pa.array([], pa.string()) for name in ("patient", "channel", "address", "fallback_number")
+})
+
+
 @dataclass(frozen=True)
 class Facts:
     """What is known of the cohort's patients besides the file. Tables are Arrow, sets are of keyed hashes."""
@@ -33,6 +38,8 @@ class Facts:
     marks: Mapping[str, str] = field(default_factory=dict)
     failed_numbers: Iterable[str] = ()
     """Empty when the workspace's switch is off."""
+    begun: pa.Table = field(default_factory=lambda: NOTHING_BEGUN)
+    """``patient, channel, address, fallback_number`` of this batch's messages that are under way."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,10 @@ def assess(
     facts: Facts,
     hasher: Hasher,
 ) -> Contacts:
-    """Writes ``contactability``, ``recipients`` and ``non_contactable``; a patient is in exactly one of the last two."""
+    """Writes ``contactability``, ``recipients`` and ``non_contactable``; a patient is in exactly one of the last two.
+
+    A patient whose message is under way stays a recipient, as it was sent: what is known since changes the next batch.
+    """
     _load(con, facts, hasher)
     path, chosen_by = paths.path_sql(
         organisation.organisation_type,
@@ -77,27 +87,37 @@ def assess(
     marks = (
         f"LEFT JOIN marks ON marks.patient = {hasher.sql('p.nhs_number')}" if facts.marks else "LEFT JOIN marks ON false"
     )
+    begun = (
+        f"LEFT JOIN begun ON begun.patient = {hasher.sql('p.nhs_number')}" if facts.begun.num_rows else "LEFT JOIN begun ON false"
+    )
     failed = f"coalesce({hasher.sql('p.mobile')} IN (FROM failed_numbers), false)" if facts.failed_numbers else "false"
     write(con, f"""
         WITH known AS (
-            SELECT p.*, marks.mark, coalesce(o.channels, []::VARCHAR[]) AS opted_out,
+            SELECT p.*, marks.mark, begun.channel AS begun, begun.address AS begun_address,
+                begun.fallback_number AS begun_fallback, coalesce(o.channels, []::VARCHAR[]) AS opted_out,
                 coalesce(a.notifications_enabled, false) AS has_app, p.mobile IS NOT NULL AND {failed} AS likely
             FROM {scan(patients)} p
             LEFT JOIN opted_out o USING (nhs_number)
             LEFT JOIN app_accounts a USING (nhs_number)
             {marks}
+            {begun}
         ), routed AS (
             SELECT *, {path} AS path, {chosen_by} AS rule FROM known
         ), judged AS (
-            SELECT *, {rule.reasons_sql()} AS reasons FROM routed
+            SELECT *, CASE WHEN begun IS NOT NULL THEN [] ELSE {rule.reasons_sql()} END AS reasons FROM routed
         )
-        SELECT line, nhs_number, path, rule, len(reasons) = 0 AS contactable, reasons, reasons[1] AS primary_reason,
+        SELECT line, nhs_number, coalesce(begun, path) AS path,
+            CASE WHEN begun <> path THEN 'as it was sent under an earlier plan → ' || begun ELSE rule END AS rule,
+            len(reasons) = 0 AS contactable, reasons, reasons[1] AS primary_reason,
             {rule.sub_reason_sql("reasons")} AS sub_reason, {_DETAIL} AS detail,
-            {rule.USABLE_EMAIL} AS email, {rule.USABLE_MOBILE} AS mobile
+            CASE WHEN begun IS NULL THEN {rule.USABLE_EMAIL} WHEN begun = 'email' THEN begun_address END AS email,
+            CASE WHEN begun IS NULL THEN {rule.USABLE_MOBILE} WHEN begun = 'sms' THEN begun_address
+                ELSE begun_fallback END AS mobile,
+            begun IS NOT NULL AS begun
         FROM judged
     """, files.contactability)
     write(con, f"""
-        SELECT line, nhs_number, path, rule, email, mobile FROM {scan(files.contactability)} WHERE contactable
+        SELECT line, nhs_number, path, rule, email, mobile, begun FROM {scan(files.contactability)} WHERE contactable
     """, files.recipients)
     write(con, f"""
         SELECT line, nhs_number, p.patient_name, p.date_of_birth, c.primary_reason, c.reasons, c.sub_reason, c.detail
@@ -130,6 +150,8 @@ def _load(con: duckdb.DuckDBPyConnection, facts: Facts, hasher: Hasher) -> None:
         "patient": pa.array(list(facts.marks), pa.string()), "mark": pa.array(list(facts.marks.values()), pa.string())
     }))
     con.execute("CREATE TEMP TABLE marks AS FROM given_marks")
+    con.register("given_begun", facts.begun)
+    con.execute("CREATE TEMP TABLE begun AS FROM given_begun")
     con.register("given_failed", pa.table({"address_hash": pa.array(list(facts.failed_numbers), pa.string())}))
     con.execute("CREATE TEMP TABLE failed_numbers AS FROM given_failed")
     hasher.prepare(con)

@@ -46,7 +46,6 @@ COLUMNS = ("step", "channel", "fallback_after", "failure_kind", *TIMES)
 SCHEMA = pa.schema(
     [("n", pa.int32()), *((name, pa.int64() if name in TIMES else pa.string()) for name in COLUMNS)],
 ).set(3, pa.field("fallback_after", pa.int64()))
-DUCK = duckdb.connect()
 # The states as columns, as every user of the rule has them: written out in each place they would fill pages of SQL.
 PATIENTS = f"""(
     SELECT p.*, {states.attempt_state_sql("p")} AS p_state, {states.fallback_state_sql("f")} AS f_state
@@ -64,11 +63,12 @@ def ask_sqlite(patients: Sequence[Patient], wanted: str) -> list[tuple[Any, ...]
 
 
 def ask_duckdb(patients: Sequence[Patient], wanted: str) -> list[tuple[Any, ...]]:
-    for table, rows in _tables(patients):
-        DUCK.register(
-            table, pa.Table.from_pylist([dict(zip(("n", *COLUMNS), row, strict=True)) for row in rows], SCHEMA)
-        )
-    return DUCK.sql(f"SELECT {wanted} FROM {PATIENTS} ORDER BY n").fetchall()
+    with duckdb.connect() as con:
+        for table, rows in _tables(patients):
+            con.register(
+                table, pa.Table.from_pylist([dict(zip(("n", *COLUMNS), row, strict=True)) for row in rows], SCHEMA)
+            )
+        return con.sql(f"SELECT {wanted} FROM {PATIENTS} ORDER BY n").fetchall()
 
 
 def _tables(patients: Sequence[Patient]) -> list[tuple[str, list[tuple[Any, ...]]]]:

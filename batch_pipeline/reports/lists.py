@@ -1,0 +1,173 @@
+"""The rows of each report, as DuckDB relations over a batch's tables, ordered by line.
+
+Tables come in as FROM-terms (``read_parquet('…')``, or the name of a table or view of the connection). Columns are
+those of ``columns``; ``csv_files.write_csv`` writes them.
+"""
+
+from collections.abc import Mapping
+
+import duckdb
+
+from batch_pipeline.rules import reasons
+from batch_pipeline.rules.follow_up import FAILURES, FOLLOW_UPS, follow_up_sql
+from batch_pipeline.rules.rejections import REJECTIONS
+from batch_pipeline.rules.states import (
+    ATTEMPT_LABELS,
+    PatientFacts,
+    ended_sql,
+    may_fall_back_sql,
+    patient_class_sql,
+    taken_sql,
+)
+
+_PATH_LABELS = {"email": "Email", "nhs_app": "NHS App", "sms": "SMS"}
+
+
+def non_contactable(con: duckdb.DuckDBPyConnection, table: str) -> duckdb.DuckDBPyRelation:
+    """From ``non_contactable``: every patient who can't be contacted, with labels and remedy."""
+    labels = {reason.code: reason.label for reason in reasons.REASONS}
+    sub_labels = {sub.code: sub.label for sub in reasons.SUB_REASONS}
+    sub_remedies = {sub.code: sub.remedy for sub in reasons.SUB_REASONS}
+    remedies = {reason.code: reason.remedy for reason in reasons.REASONS}
+    return con.sql(f"""
+        SELECT line, nhs_number, patient_name, date_of_birth, {_words("primary_reason", labels)} AS primary_reason,
+            array_to_string(list_transform(reasons, lambda code: {_words("code", labels)}), '; ') AS all_reasons,
+            {_joined(_words("sub_reason", sub_labels, other="NULL"), "detail")} AS detail,
+            coalesce({_words("sub_reason", sub_remedies, other="NULL")}, {_words("primary_reason", remedies)}) AS remedy,
+            array_to_string(reasons, '; ') AS reason_codes
+        FROM {table} ORDER BY line
+    """)
+
+
+def rejected_rows(con: duckdb.DuckDBPyConnection, table: str) -> duckdb.DuckDBPyRelation:
+    """From ``rejected_rows``: every line that could not be used, with label and remedy."""
+    return con.sql(f"""
+        SELECT line, nhs_number, patient_name, date_of_birth, detail, reason AS reason_code,
+            {_words("reason", {code: row.label for code, row in REJECTIONS.items()})} AS reason,
+            {_words("reason", {code: row.remedy for code, row in REJECTIONS.items()})} AS remedy
+        FROM {table} ORDER BY line
+    """)
+
+
+def outcomes(
+    con: duckdb.DuckDBPyConnection, *, channel_plan: str, patients: str, attempts: str, zone: str
+) -> duckdb.DuckDBPyRelation:
+    """What became of every recipient. ``zone``: the workspace's, by its IANA name.
+
+    ``channel_plan`` and ``patients`` as planned; ``attempts``: the columns of ``ledger.snapshot.SCHEMA``, both
+    steps. Once there are attempts, they say who the recipients are, whatever plan was made later; before that, the
+    plan does.
+    """
+    times = ("queued_at", "begun_at", "accepted_at", "delivered_at", "read_at", "failed_at", "timed_out_at")
+    second = ("queued_at", "accepted_at", "delivered_at", "failed_at", "timed_out_at")
+    return con.sql(f"""
+        WITH {_patients_cte(attempts)}, recipient AS (
+            SELECT line FROM sent UNION ALL SELECT line FROM {channel_plan} WHERE (SELECT count(*) FROM sent) = 0
+        ), chosen AS (
+            SELECT line, coalesce(s.channel, c.path) AS channel, c.rule, c.snapshot,
+                coalesce(s.state, CASE WHEN c.held_back THEN 'held_back' ELSE 'queued' END) AS state,
+                s.* EXCLUDE (line, channel, state)
+            FROM recipient LEFT JOIN sent s USING (line)
+            LEFT JOIN (SELECT line, path, rule, snapshot, held_back FROM {channel_plan}) c USING (line)
+        )
+        SELECT line, nhs_number, channel AS path, rule, snapshot, provider, {patient_class_sql(_KNOWN)} AS outcome,
+            CASE WHEN {ended_sql(_KNOWN)} = 1 THEN 'yes' ELSE 'no' END AS ended, state,
+            {", ".join(f"{_local(name, zone)} AS {name}" for name in times)},
+            failure_kind AS failure, failure_code, policy, fallback_provider, fallback_state,
+            {", ".join(f"{_local(f'fallback_{name}', zone)} AS fallback_{name}" for name in second)},
+            fallback_failure_kind AS fallback_failure, fallback_failure_code,
+            {_local("no_fallback_at", zone)} AS no_fallback_at, no_fallback_because,
+            CASE WHEN channel = 'nhs_app' AND state = 'read' AND fallback_taken THEN 'yes' ELSE 'no' END AS double_contact,
+            CASE WHEN channel = 'sms' AND taken THEN fragments ELSE 0 END
+                + CASE WHEN fallback_taken THEN fallback_fragments ELSE 0 END AS fragments
+        FROM chosen LEFT JOIN (SELECT line, nhs_number FROM {patients}) USING (line)
+        ORDER BY line
+    """)
+
+
+def follow_up(con: duckdb.DuckDBPyConnection, *, patients: str, attempts: str, zone: str) -> duckdb.DuckDBPyRelation:
+    """Whom a person should look after, as things stand. Arguments as of ``outcomes``."""
+    labels = {row.code: row.label for row in FOLLOW_UPS}
+    remedies = {row.code: row.remedy for row in FOLLOW_UPS}
+    why_not = {row.code: row.label for row in reasons.NO_FALLBACK}
+    why_not_remedies = {row.code: row.remedy for row in reasons.NO_FALLBACK}
+    return con.sql(f"""
+        WITH {_patients_cte(attempts)}, found AS (SELECT *, {follow_up_sql(_KNOWN)} AS code FROM sent)
+        SELECT line, nhs_number, patient_name, date_of_birth, {_words("channel", _PATH_LABELS)} AS sent_by,
+            {_words("code", labels)} AS happened,
+            {
+        _joined(
+            _ending("channel", "state", "failure_kind", "failure_code"),
+            _ending("'sms'", "fallback_state", "fallback_failure_kind", "fallback_failure_code"),
+            "'No text followed: ' || " + _words("no_fallback_because", why_not),
+        )
+    } AS detail,
+            coalesce({_words("no_fallback_because", why_not_remedies, other="NULL")}, {
+        _words("code", remedies)
+    }) AS remedy,
+            {_local(_LATEST, zone)} AS since,
+            {
+        _joined("provider", "CASE WHEN fallback_provider <> provider THEN fallback_provider END")
+    } AS provider, code
+        FROM found LEFT JOIN (SELECT line, nhs_number, patient_name, date_of_birth FROM {patients}) USING (line)
+        WHERE code IS NOT NULL ORDER BY line
+    """)
+
+
+_KNOWN = PatientFacts(
+    channel="channel",
+    primary="state",
+    fallback="fallback_state",
+    may_fall_back="may_fall_back",
+    no_fallback="no_fallback_at IS NOT NULL",
+)
+
+_LATEST = "greatest(failed_at, timed_out_at, unconfirmed_at, no_fallback_at, fallback_failed_at, fallback_timed_out_at, fallback_unconfirmed_at)"
+
+_SECOND = (
+    *("provider", "state", "queued_at", "accepted_at", "delivered_at", "failed_at", "failure_kind", "failure_code"),
+    *("timed_out_at", "unconfirmed_at", "fragments"),
+)
+
+
+def _patients_cte(attempts: str) -> str:
+    """``sent``: a row a patient, the fallback's columns beside the primary's under ``fallback_…``."""
+    # The policy is stamped with the window: where one stands, so does the other.
+    may_fall_back = may_fall_back_sql("p", window="policy")
+    return f"""sent AS (
+        SELECT p.*, {may_fall_back} AS may_fall_back, {taken_sql("p")} AS taken, {", ".join(f"f.{name} AS fallback_{name}" for name in _SECOND)},
+            f.line IS NOT NULL AND {taken_sql("f")} AS fallback_taken
+        FROM (FROM {attempts} WHERE step = 'primary') p
+        LEFT JOIN (FROM {attempts} WHERE step = 'fallback') f ON f.line = p.line
+    )"""
+
+
+def _ending(channel: str, state: str, kind: str, code: str) -> str:
+    """What is said of a message that didn't get through: "SMS: rejected (CODE)"; NULL for any other."""
+    said = f"CASE WHEN {state} = 'failed' THEN coalesce({_words(kind, FAILURES)}, 'failed') || coalesce(' (' || {code} || ')', '') ELSE {_words(state, ATTEMPT_LABELS)} END"
+    ended = "('failed', 'timed_out', 'unconfirmed', 'cancelled', 'expired', 'held_back')"
+    return f"CASE WHEN {state} IN {ended} THEN {_words(channel, _PATH_LABELS)} || ': ' || {said} END"
+
+
+def _words(column: str, words: Mapping[str, str], other: str | None = None) -> str:
+    """SQL text value: the words for a code. A code without words stands for itself, or gives ``other``."""
+    branches = " ".join(f"WHEN {_literal(code)} THEN {_literal(text)}" for code, text in words.items())
+    return f"CASE {column} {branches} ELSE {other or column} END"
+
+
+def _joined(*parts: str) -> str:
+    """SQL text value: the parts that aren't NULL, between semicolons; NULL when all are."""
+    return f"nullif(concat_ws('; ', {', '.join(parts)}), '')"
+
+
+def _local(instant: str, zone: str) -> str:
+    """SQL text value: ``2026-10-01T09:00:00+01:00`` of a TIMESTAMPTZ, in the zone. No setting of the connection counts."""
+    there = f"timezone({_literal(zone)}, {instant})"
+    offset = f"(epoch_ms({there}) - epoch_ms({instant})) // 60000"
+    sign = f"CASE WHEN {offset} < 0 THEN '-' ELSE '+' END"
+    hours_minutes = f"printf('%02d:%02d', abs({offset}) // 60, abs({offset}) % 60)"
+    return f"strftime({there}, '%Y-%m-%dT%H:%M:%S') || {sign} || {hours_minutes}"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

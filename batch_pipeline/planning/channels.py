@@ -58,7 +58,7 @@ def assign(
             FROM {scan(recipients)} r {message.joins(patients, cohort)}
             {"" if same_for_all else "LEFT JOIN asked_texts ON asked_texts.line = r.line"}
         )
-        SELECT line, nhs_number, path, rule, CASE WHEN path = 'nhs_app' THEN {literal(snapshot)} END AS snapshot,
+        SELECT line, nhs_number, path, rule, CASE WHEN path = 'nhs_app' THEN {literal(snapshot)}::VARCHAR END AS snapshot,
             address, fallback_number, path = 'nhs_app' AND fallback_number IS NULL AS no_sms_fallback, held_back,
             coalesce(fragments, 0)::INTEGER AS fragments, {DIGEST} AS digest
         FROM addressed

@@ -41,6 +41,8 @@ _BOMS: Final = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16-le
 _TEXT_CONTROLS: Final = b"\t\n\x0b\x0c\r\x1a\x1c\x1d\x1e\x1f"
 _CONTROL_SHARE: Final = 0.05
 """A share of control characters that text doesn't have; in compressed or random bytes it is 0.1."""
+_CONTROLS_BORNE: Final = 100
+"""So few of them spoil their own lines only, however short the file is."""
 _SURELY_WRONG: Final = 10_000
 """So many wrong sequences more than right ones settle it before the end of the file."""
 
@@ -111,7 +113,8 @@ def recognise(path: Path, *, label: str) -> Text:
     encoding = encoding or _utf_16_without_bom(head)
     if encoding.startswith("utf-16"):
         return Text(path, stamp, encoding, bom)
-    if sum(head.count(byte) for byte in range(32) if byte not in _TEXT_CONTROLS) > _CONTROL_SHARE * len(head):
+    controls = sum(head.count(byte) for byte in range(32) if byte not in _TEXT_CONTROLS)
+    if controls > max(_CONTROLS_BORNE, _CONTROL_SHARE * len(head)):
         raise Refused(f"{label} is not a text file; export the list as CSV (UTF-8) and submit that.")
     if _is_utf_8(path, bom):
         return Text(path, stamp, encoding or "utf-8", bom)
@@ -193,7 +196,7 @@ def _more_right_than_wrong(path: Path, bom: int) -> bool:
         right += len(text) - int(np.count_nonzero(np.frombuffer(text.encode(), np.uint8) < 0x80))
         if wrong > 10 * right + _SURELY_WRONG:
             return False
-    return wrong <= 10 * right
+    return right > 0 and wrong <= 10 * right
 
 
 def _chunks(path: Path, bom: int) -> Iterator[bytes]:

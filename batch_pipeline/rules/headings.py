@@ -263,16 +263,19 @@ _FIELD_OF_KEY: Final = {
 }
 _LEFT_OUT_KEYS: Final = frozenset(map(heading_key, LEFT_OUT_HEADINGS))
 
+_PUNCTUATION: Final = r"\t -/:-@\[-`{-~"
 COUNT_LINE_PATTERN: Final = (
-    r"[\W_]*(?:" + "|".join(r"[\W_]*".join(map(any_case, label.split())) for label in COUNT_LINES) + r")[\W_\d]*"
+    f"[{_PUNCTUATION}]*(?:"
+    + "|".join(f"[{_PUNCTUATION}]*".join(map(any_case, label.split())) for label in COUNT_LINES)
+    + f")[0-9{_PUNCTUATION}]*"
 )
-"""The whole first non-empty cell of a counting line; read alike by Arrow's RE2 and by Python's ``re.ASCII``."""
+"""The whole first non-empty cell of a counting line; Arrow's RE2 and Python read it alike."""
 
 COUNT_CELL_LENGTH: Final = 9
 """Most characters of a count beside such a label: fewer than an NHS number or a telephone number has."""
 
-_COUNT_LABEL: Final = re.compile(COUNT_LINE_PATTERN, re.ASCII)
-_COUNT_CELL: Final = re.compile(r"[\d,. ]+", re.ASCII)
+_COUNT_LABEL: Final = re.compile(COUNT_LINE_PATTERN)
+_COUNT_CELL: Final = re.compile(r"[0-9,. ]+")
 
 
 def field_of(heading: str) -> str | None:

@@ -243,6 +243,10 @@ class TestBadLines:
         whole = f"{HEADINGS}\n9990000018,Zoë,07700 900001\n9990000026,Seán".encode()
         assert told(cohort(whole.removesuffix(b"\xa1n"))) == [(2, "Zoë"), (3, "unreadable_characters")]
 
+    def test_an_accent_at_the_very_end_is_windows_1252(self, cohort: Opener) -> None:
+        reader = cohort("NHS Number,Patient Name\n9990000018,José".encode("cp1252"))
+        assert told(reader) == [(2, "José")]
+
     def test_one_line_in_another_encoding_spoils_no_other(self, cohort: Opener) -> None:
         lines = [
             f"{HEADINGS}\n9990000018,Zoë,\n".encode(),

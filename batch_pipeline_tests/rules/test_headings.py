@@ -185,6 +185,8 @@ def test_lines_that_count_patients_are_known(label: str, line: str) -> None:
         ",,",
         "12,12",
         "Totally,1",
+        "Total\n,1",
+        "12 Total,1",
     ],
 )
 def test_lines_of_patients_never_pass_for_counts(line: str) -> None:

@@ -220,7 +220,7 @@ _ROWS = 100_000
 
 # coalesce() around the batch keeps SQLite from fetching row after row by an index that is sorted by patient.
 _ATTEMPTS = sa.text(f"""
-    SELECT a.line * {_LINE} + a.fragments * {_FRAGMENTS} + {_STATE} * ({attempt_state_number_sql("a")})
+    SELECT CAST(a.line AS BIGINT) * {_LINE} + a.fragments * {_FRAGMENTS} + {_STATE} * ({attempt_state_number_sql("a")})
         + CASE a.channel WHEN 'email' THEN {PATHS.index("email")} WHEN 'sms' THEN {PATHS.index("sms")} ELSE {PATHS.index("nhs_app")} END
         + CASE WHEN {may_fall_back_sql("a")} THEN {_MAY_FALL_BACK} ELSE 0 END
         + CASE WHEN a.no_fallback_at IS NULL THEN 0 ELSE {_NO_FALLBACK} END
@@ -274,17 +274,17 @@ def _known(connection: sa.Connection, pairs: Iterable[tuple[int, int]]) -> dict[
         channel="channel",
         primary="primary_state",
         fallback="fallback_state",
-        may_fall_back=f"first / {_MAY_FALL_BACK} % 2 = 1",
-        no_fallback=f"first / {_NO_FALLBACK} % 2 = 1",
+        may_fall_back=f"facts / {_MAY_FALL_BACK} % 2 = 1",
+        no_fallback=f"facts / {_NO_FALLBACK} % 2 = 1",
     )
     query = f"""
-        WITH pairs(first, second) AS (VALUES {values}), named AS (
-            SELECT first, second, {_named(f"first % {_STATE}", PATHS)} AS channel,
-                {_named(f"first / {_STATE} % 16", ATTEMPT_STATES)} AS primary_state,
-                {_named(f"second / {_STATE} % 16", ATTEMPT_STATES)} AS fallback_state
+        WITH pairs(facts, fallback_facts) AS (VALUES {values}), named AS (
+            SELECT facts, fallback_facts, {_named(f"facts % {_STATE}", PATHS)} AS channel,
+                {_named(f"facts / {_STATE} % 16", ATTEMPT_STATES)} AS primary_state,
+                {_named(f"fallback_facts / {_STATE} % 16", ATTEMPT_STATES)} AS fallback_state
             FROM pairs
         )
-        SELECT first, second, channel, primary_state, fallback_state, {patient_class_sql(known)}, {ended_sql(known)}
+        SELECT facts, fallback_facts, channel, primary_state, fallback_state, {patient_class_sql(known)}, {ended_sql(known)}
         FROM named
     """
     names = ("channel", "primary", "fallback", "patient_class", "ended")

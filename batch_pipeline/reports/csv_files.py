@@ -43,8 +43,10 @@ def _cell_sql(column: str, *, is_text: bool) -> str:
     if not is_text:
         return f"coalesce({column}::VARCHAR, '')"
     text = safe_sql(column)
+    # Most cells are plain, and one look is enough for them.
     return (
-        f"""CASE WHEN {column} IS NULL THEN '' WHEN regexp_matches({column}, '[",;\\r\\n\\t]') """
+        f"""CASE WHEN regexp_matches({column}, '^[A-Za-z0-9][^",;\r\n\t]*$') THEN {column} """
+        f"""WHEN {column} IS NULL THEN '' WHEN regexp_matches({column}, '[",;\r\n\t]') """
         f"""THEN '"' || replace({text}, '"', '""') || '"' ELSE {text} END"""
     )
 

@@ -6,7 +6,6 @@ from typing import Any
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House
 from batch_pipeline.ledger import batches, figures
-from batch_pipeline.rules import states
 
 
 def status(house: House, batch: str) -> dict[str, Any]:
@@ -21,9 +20,7 @@ def status(house: House, batch: str) -> dict[str, Any]:
         raise Refused(f"batch {batch} has no plan yet: submit it again")
     with house.ledger.read() as connection:
         planned = json.loads(batches.plan(connection, batch, plan).figures)
-        found = figures.figures(connection, batch, planned, submitted.workspace.prices.as_prices())
-        label = states.shown_status(figures.status(connection, batch))
-    return {**found, "status": label}
+        return figures.figures(connection, batch, planned, submitted.workspace.prices.as_prices())
 
 
 def all_statuses(house: House) -> list[dict[str, Any]]:

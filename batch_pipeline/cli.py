@@ -34,7 +34,13 @@ def _instant(text: str) -> datetime:
 
 At = Annotated[
     datetime | None,
-    typer.Option("--at", parser=_instant, metavar="ISO-TIME", help="Do it as of this time (without an offset: UTC).", show_default="now"),
+    typer.Option(
+        "--at",
+        parser=_instant,
+        metavar="ISO-TIME",
+        help="Do it as of this time (without an offset: UTC).",
+        show_default="now",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, and nothing else.")]
 Batch = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's id.")]
@@ -44,7 +50,8 @@ Batch = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's id.")]
 def at_home(
     context: typer.Context,
     home: Annotated[
-        Path | None, typer.Option("--home", metavar="DIR", help="The home folder.", show_default="$BATCH_PIPELINE_HOME or ./.home")
+        Path | None,
+        typer.Option("--home", metavar="DIR", help="The home folder.", show_default="$BATCH_PIPELINE_HOME or ./.home"),
     ] = None,
 ) -> None:
     """Every command works in one home folder."""
@@ -100,16 +107,16 @@ def submit(
     name = submission.into_inbox(house, spec)
     with _watched(f"planning {batch}"):
         Runner(house.home).run("plan", batch, _now(at), {"cohort": {"config": {"spec": name}}})
-    _show_plan(house, batch, _now(at), as_json)
+    _show_plan(house, batch, _now(at), as_json=as_json)
 
 
 @app.command()
 def review(context: typer.Context, batch: Batch, at: At = None, as_json: AsJson = False) -> None:
     """Show the standing plan of a batch; from now on that is the plan that `approve` approves."""
-    _show_plan(context.obj, batch, _now(at), as_json)
+    _show_plan(context.obj, batch, _now(at), as_json=as_json)
 
 
-def _show_plan(house: House, batch: str, now: datetime, as_json: bool) -> None:
+def _show_plan(house: House, batch: str, now: datetime, *, as_json: bool) -> None:
     from batch_pipeline.operations import review as reviewing
 
     plan, figures = reviewing.shown(house, batch, now)
@@ -126,7 +133,9 @@ def approve(
     context: typer.Context,
     batch: Batch,
     by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who approves.")],
-    plan: Annotated[str | None, typer.Option("--plan", metavar="HASH", help="Only if this is the standing plan.")] = None,
+    plan: Annotated[
+        str | None, typer.Option("--plan", metavar="HASH", help="Only if this is the standing plan.")
+    ] = None,
     at: At = None,
 ) -> None:
     """Record the approval of the plan that was last shown. Sends nothing."""

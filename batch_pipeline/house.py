@@ -112,7 +112,11 @@ class House:
 
     def provider_names(self, workspace: Workspace) -> dict[str, str]:
         """Who carries each channel of a workspace."""
-        return {"email": workspace.providers.email, "nhs_app": workspace.providers.nhs_app, "sms": workspace.providers.sms}
+        return {
+            "email": workspace.providers.email,
+            "nhs_app": workspace.providers.nhs_app,
+            "sms": workspace.providers.sms,
+        }
 
     def simulator(self, workspace: Workspace) -> Simulator:
         """The workspace's simulator. All of a home keep one journal."""
@@ -166,7 +170,8 @@ class House:
         ]
         return fallbacks.FallbackFacts(
             provider=workspace.providers.sms,
-            opted_out={self.hasher.hash(number) for number in sms}, likely_to_fail=self._failed_numbers(workspace, now)
+            opted_out={self.hasher.hash(number) for number in sms},
+            likely_to_fail=self._failed_numbers(workspace, now),
         )
 
     def _failed_numbers(self, workspace: Workspace, now: datetime) -> Collection[str]:
@@ -203,4 +208,3 @@ def _shares(chosen: SimulatorShares) -> Shares:
 def owner() -> str:
     """Who holds a lease: this process, so that a person can find it."""
     return f"{os.uname().nodename}:{os.getpid()}"
-

@@ -27,7 +27,7 @@ class Runner:
         os.environ["BATCH_PIPELINE_HOME"] = str(home.root)
         os.environ["DAGSTER_HOME"] = str(home.dagster)
         warnings.filterwarnings("ignore", module="dagster")
-        from batch_pipeline.definitions import defs
+        from batch_pipeline.definitions import defs  # noqa: PLC0415 - it reads the two variables
 
         self._defs = defs()
         self.instance = dg.DagsterInstance.get()
@@ -71,6 +71,10 @@ def _why(result: dg.ExecuteInProcessResult, job: str) -> Exception:
     for event in result.get_asset_check_evaluations():
         if not event.passed and event.blocking:
             what = f"{event.check_name} of {event.asset_key.to_user_string()}"
-            return RunFailed(f"{job}: the check {what} failed: {event.description or 'see its metadata'}; run {result.run_id}")
+            return RunFailed(
+                f"{job}: the check {what} failed: {event.description or 'see its metadata'}; run {result.run_id}"
+            )
     steps = [event.step_key for event in result.all_events if event.is_step_failure]
-    return RunFailed(f"{job}: run {result.run_id} failed in {', '.join(map(str, steps)) or 'its set-up'}; the UI shows it whole")
+    return RunFailed(
+        f"{job}: run {result.run_id} failed in {', '.join(map(str, steps)) or 'its set-up'}; the UI shows it whole"
+    )

@@ -88,7 +88,9 @@ def _list(title: str, sentences: Sequence[str], style: str) -> list[RenderableTy
 
 
 def _table(title: str, rows: Mapping[str, Any]) -> Table:
-    table = Table(show_header=False, title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        show_header=False, title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0)
+    )
     table.add_column()
     table.add_column(justify="right")
     for name, value in rows.items():
@@ -98,7 +100,7 @@ def _table(title: str, rows: Mapping[str, Any]) -> Table:
 
 def status(found: Mapping[str, Any]) -> RenderableType:
     """One batch's figures, zeros left out where they say nothing."""
-    flat = {name: value for name, value in found.items() if isinstance(value, int) and name not in {"lines"}}
+    flat = {name: value for name, value in found.items() if isinstance(value, int) and name != "lines"}
     reached = {f"recipients by {_PATHS[path]}": n for path, n in found["recipients"].items()}
     why = _by_reason(found, "")
     named = {name.replace("_", " "): value for name, value in flat.items() if value}
@@ -147,7 +149,13 @@ def watched(what: str) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(what, total=None)
 

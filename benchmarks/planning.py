@@ -87,11 +87,12 @@ def _one_round(root: Path) -> dict:
     _ = house.ledger
     runner = Runner(house.home)
     run_id = runner.run("plan", "bench", AT, {"cohort": {"config": {"spec": "bench.yaml"}}})
-    steps = sorted(runner.instance.get_run_step_stats(run_id), key=lambda step: step.start_time)
+    steps = sorted(runner.instance.get_run_step_stats(run_id), key=lambda step: step.start_time or 0)
+    times = {step.step_key: (step.start_time or 0, step.end_time or 0) for step in steps}
     return {
-        "seconds": max(step.end_time for step in steps) - steps[0].start_time,
+        "seconds": max(end for _, end in times.values()) - min(start for start, _ in times.values()),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "steps": {step.step_key: step.end_time - step.start_time for step in steps},
+        "steps": {step: end - start for step, (start, end) in times.items()},
     }
 
 

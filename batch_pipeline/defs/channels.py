@@ -11,10 +11,10 @@ from batch_pipeline.defs import tables
 from batch_pipeline.defs.partitions import BATCHES
 from batch_pipeline.defs.refusals import refusals
 from batch_pipeline.defs.resources import ClockResource, HouseResource
+from batch_pipeline.operations.review import draw_up_plan, message_of, record
 from batch_pipeline.planning import tables as schemas
 from batch_pipeline.planning.channels import assign
 from batch_pipeline.planning.plan import PlanFiles, as_table
-from batch_pipeline.operations.review import draw_up_plan, message_of, record
 
 GROUP = "channels"
 NO_ADDRESS = "no_recipient_without_an_address"
@@ -76,7 +76,9 @@ def assigned_channels(
             metadata={"patients_twice": found.twice},
         )
         yield tables.fits(con, schemas.CHANNEL_PLAN, plan)
-        yield dg.Output(plan, "channel_plan", metadata={"by_rule": tables.markdown(("rule", "patients"), found.by_rule)})
+        yield dg.Output(
+            plan, "channel_plan", metadata={"by_rule": tables.markdown(("rule", "patients"), found.by_rule)}
+        )
 
 
 @dg.multi_asset(
@@ -88,7 +90,7 @@ def assigned_channels(
     check_specs=[tables.fits_spec(schemas.BATCH_PLAN)],
     partitions_def=BATCHES,
 )
-def reviewed_plan(
+def reviewed_plan(  # noqa: PLR0913, PLR0917 - one argument a table
     context: dg.AssetExecutionContext,
     house: HouseResource,
     clock: ClockResource,

@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 
 from batch_pipeline.defs import jobs, tables
-from batch_pipeline.defs.partitions import BATCHES, OWNERS
+from batch_pipeline.defs.partitions import BATCHES
 from batch_pipeline.defs.refusals import SENTENCE, failure, refusals
 from batch_pipeline.defs.resources import ClockResource, HouseResource
 from batch_pipeline.errors import Refused
@@ -51,10 +51,16 @@ def cohort(
         except Refused as refusal:
             sentence = str(refusal)
             yield dg.AssetCheckResult(
-                asset_key="cohort", check_name=UNDERSTOOD, passed=False, description=sentence, metadata={SENTENCE: sentence}
+                asset_key="cohort",
+                check_name=UNDERSTOOD,
+                passed=False,
+                description=sentence,
+                metadata={SENTENCE: sentence},
             )
             raise failure(sentence) from None
-        yield dg.AssetCheckResult(asset_key="cohort", check_name=UNDERSTOOD, passed=True, metadata={"lines": intake.lines})
+        yield dg.AssetCheckResult(
+            asset_key="cohort", check_name=UNDERSTOOD, passed=True, metadata={"lines": intake.lines}
+        )
         with house.open().duck() as con:
             yield tables.fits(con, schemas.COHORT, intake.table)
         yield dg.Output(intake.table, "cohort", metadata=_shown(intake))
@@ -74,7 +80,9 @@ def _shown(intake: Intake) -> dict[str, dg.MetadataValue]:
             ("property", "value"),
             {"encoding": shape.encoding, "delimiter": repr(shape.delimiter), "headings on line": shape.headings_line},
         ),
-        "headings": tables.markdown(("heading in the file", "read as"), dict(zip(shape.headings, shape.columns, strict=True))),
+        "headings": tables.markdown(
+            ("heading in the file", "read as"), dict(zip(shape.headings, shape.columns, strict=True))
+        ),
     }
 
 
@@ -137,11 +145,15 @@ def sorted_lines(
                 "mended": tables.markdown(("mended", "lines"), counted.mended),
                 "malformed_emails": counted.bad_emails,
                 "unusable_numbers": counted.unusable_numbers,
-                "masked_samples": tables.markdown(("line", "usable number"), schemas.masked_samples(con, files.patients)),
+                "masked_samples": tables.markdown(
+                    ("line", "usable number"), schemas.masked_samples(con, files.patients)
+                ),
             },
         )
         yield dg.Output(
-            files.rejected_rows, "rejected_rows", metadata={"by_reason": tables.markdown(("reason", "lines"), counted.rejected)}
+            files.rejected_rows,
+            "rejected_rows",
+            metadata={"by_reason": tables.markdown(("reason", "lines"), counted.rejected)},
         )
         yield dg.Output(files.duplicates, "duplicates", metadata={"disagree_on_contact_details": counted.disagreeing})
 

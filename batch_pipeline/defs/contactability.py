@@ -51,9 +51,7 @@ def assessed_patients(
             con,
             patients,
             files,
-            organisation=Organisation(
-                workspace.organisation_type, workspace.nation, workspace.self_book_ignores_email
-            ),
+            organisation=Organisation(workspace.organisation_type, workspace.nation, workspace.self_book_ignores_email),
             message_type=submitted.file.message.type,
             facts=facts,
             hasher=home.hasher,
@@ -77,7 +75,9 @@ def assessed_patients(
             yield tables.fits(con, schema, path)
         yield dg.Output(files.contactability, "contactability", metadata={"snapshot": snapshot.as_of or snapshot.state})
         yield dg.Output(
-            files.recipients, "recipients", metadata={"by_path": tables.markdown(("path", "patients"), found.recipients)}
+            files.recipients,
+            "recipients",
+            metadata={"by_path": tables.markdown(("path", "patients"), found.recipients)},
         )
         yield dg.Output(
             files.non_contactable,

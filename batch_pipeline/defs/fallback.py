@@ -46,6 +46,8 @@ def fallback_messages(
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="App messages that are due to fall back, and fallbacks left unsent, are swept.",
 )
-def fallback_sensor(context: dg.SensorEvaluationContext, house: HouseResource, clock: ClockResource) -> list[dg.RunRequest]:
+def fallback_sensor(
+    context: dg.SensorEvaluationContext, house: HouseResource, clock: ClockResource
+) -> list[dg.RunRequest]:
     """A batch is due when a fallback clock has run out, or a fallback was queued and not sent."""
     return list(requests(context, jobs.fallback, dispatching.with_fallbacks_due(house.open(), clock.now())))

@@ -19,15 +19,18 @@ class ParquetIOManager(dg.UPathIOManager):
     extension = ".parquet"
 
     def dump_to_path(self, context: dg.OutputContext, obj: Path, path: UPath) -> None:
+        """``obj`` is a finished file in staging, on the same disk."""
         with obj.open("rb") as file:
             os.fsync(file.fileno())
-        obj.replace(Path(path))
-        context.add_output_metadata({"dagster/row_count": pq.read_metadata(Path(path)).num_rows})
+        obj.replace(Path(str(path)))
+        context.add_output_metadata({"dagster/row_count": pq.read_metadata(Path(str(path))).num_rows})
 
-    def load_from_path(self, context: dg.InputContext, path: UPath) -> Path:
-        return Path(path)
+    def load_from_path(self, context: dg.InputContext, path: UPath) -> Path:  # noqa: ARG002 - the base class's signature
+        """The file itself is handed on: DuckDB reads what it needs of it."""
+        return Path(str(path))
 
     def make_directory(self, path: UPath) -> None:
+        """For its owner alone."""
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
@@ -36,5 +39,6 @@ class ParquetInHome(dg.ConfigurableIOManagerFactory[ParquetIOManager]):
 
     house: HouseResource
 
-    def create_io_manager(self, context: dg.InitResourceContext) -> ParquetIOManager:
+    def create_io_manager(self, context: dg.InitResourceContext) -> ParquetIOManager:  # noqa: ARG002 - the base class's
+        """The store under the house's ``data/``."""
         return ParquetIOManager(base_path=UPath(self.house.open().home.data))

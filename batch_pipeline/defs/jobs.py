@@ -3,8 +3,6 @@
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from batch_pipeline.defs.partitions import BATCHES
-
 UnresolvedJob = UnresolvedAssetJobDefinition
 
 STAGE = "batch_pipeline/stage"

@@ -66,7 +66,9 @@ def batch_report(
     """``outcomes.csv`` (what became of every recipient) and ``follow_up.csv`` (whom a person should look after)."""
     home = house.open()
     with refusals():
-        written, figures = reporting.write_outcome_reports(home, context.partition_key, channel_plan, patients, clock.now())
+        written, figures = reporting.write_outcome_reports(
+            home, context.partition_key, channel_plan, patients, clock.now()
+        )
     return dg.MaterializeResult(
         metadata={
             **{path.stem: dg.MetadataValue.path(str(path)) for path in written},

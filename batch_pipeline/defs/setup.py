@@ -8,7 +8,8 @@ from batch_pipeline.defs.resources import ClockResource, HouseResource
 
 @dg.definitions
 def resources() -> dg.Definitions:
-    house = HouseResource(home=dg.EnvVar("BATCH_PIPELINE_HOME").get_value("") or "")
+    """The house, the clock, and the Parquet store between assets."""
+    house = HouseResource()
     return dg.Definitions(
         resources={"house": house, "clock": ClockResource(), "io_manager": ParquetInHome(house=house)}
     )

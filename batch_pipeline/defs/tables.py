@@ -30,25 +30,30 @@ def out(schema: pa.DataFrameSchema, group: str) -> dg.AssetOut:
 
 def columns(schema: pa.DataFrameSchema) -> dg.TableSchema:
     """A pandera schema as the columns Dagster's UI shows."""
-    return dg.TableSchema([
-        dg.TableColumn(
-            str(name),
-            (column.metadata or {}).get("type", str(column.dtype)),
-            description=column.description,
-            constraints=dg.TableColumnConstraints(
-                nullable=column.nullable,
-                unique=column.unique,
-                other=[str(check) for check in column.checks or []],
-            ),
-        )
-        for name, column in schema.columns.items()
-    ])
+    return dg.TableSchema(
+        [
+            dg.TableColumn(
+                str(name),
+                (column.metadata or {}).get("type", str(column.dtype)),
+                description=column.description,
+                constraints=dg.TableColumnConstraints(
+                    nullable=column.nullable,
+                    unique=column.unique,
+                    other=[str(check) for check in column.checks or []],
+                ),
+            )
+            for name, column in schema.columns.items()
+        ]
+    )
 
 
 def fits_spec(schema: pa.DataFrameSchema) -> dg.AssetCheckSpec:
     """The blocking check that a table fits its schema."""
     return dg.AssetCheckSpec(
-        FITS, asset=schema.name, blocking=True, description="Every column is there, typed, and passes its pandera checks."
+        FITS,
+        asset=str(schema.name),
+        blocking=True,
+        description="Every column is there, typed, and passes its pandera checks.",
     )
 
 
@@ -66,7 +71,9 @@ def fits(con: duckdb.DuckDBPyConnection, schema: pa.DataFrameSchema, path: Path)
 
 def markdown(headings: tuple[str, str], rows: Mapping[str, Any]) -> dg.MarkdownMetadataValue:
     """A two-column table for the UI."""
-    body = "\n".join(f"| {name} | {value:,} |" if isinstance(value, int) else f"| {name} | {value} |" for name, value in rows.items())
+    body = "\n".join(
+        f"| {name} | {value:,} |" if isinstance(value, int) else f"| {name} | {value} |" for name, value in rows.items()
+    )
     return dg.MetadataValue.md(f"| {headings[0]} | {headings[1]} |\n| --- | ---: |\n{body}")
 
 

@@ -29,7 +29,9 @@ def read_app_accounts(path: Path) -> pa.Table:
         _load(con, path, required=("nhs_number", "notifications_enabled"))
         said = "lower(trim(coalesce(notifications_enabled, '')))"
         _refuse_first(con, path, f"{said} NOT IN {(*_YES, *_NO)}", "notifications_enabled is neither true nor false")
-        return con.sql(f"SELECT number AS nhs_number, {said} IN {_YES} AS notifications_enabled FROM list").to_arrow_table()
+        return con.sql(
+            f"SELECT number AS nhs_number, {said} IN {_YES} AS notifications_enabled FROM list"
+        ).to_arrow_table()
 
 
 def read_opt_outs(path: Path, now: datetime, zone: ZoneInfo) -> pa.Table:
@@ -70,9 +72,15 @@ def _load(con: duckdb.DuckDBPyConnection, path: Path, required: tuple[str, ...])
         raise Refused(f"{path.name}: it can't be read as CSV: save it again as CSV (comma, UTF-8)") from None
     columns = {row[0] for row in con.sql("DESCRIBE raw").fetchall()}
     if missing := [name for name in required if name not in columns]:
-        raise Refused(f"{path.name}, line 1: the heading {missing[0]} is missing: the headings are {','.join(required)}")
-    con.execute(f"CREATE TABLE list AS SELECT rowid + 2 AS line, *, {nhs_number.normalised_sql('nhs_number')} AS number FROM raw")
-    _refuse_first(con, path, f"number IS NULL OR ({nhs_number.problem_sql('number')}) IS NOT NULL", "the NHS number is invalid")
+        raise Refused(
+            f"{path.name}, line 1: the heading {missing[0]} is missing: the headings are {','.join(required)}"
+        )
+    con.execute(
+        f"CREATE TABLE list AS SELECT rowid + 2 AS line, *, {nhs_number.normalised_sql('nhs_number')} AS number FROM raw"
+    )
+    _refuse_first(
+        con, path, f"number IS NULL OR ({nhs_number.problem_sql('number')}) IS NOT NULL", "the NHS number is invalid"
+    )
     return columns
 
 

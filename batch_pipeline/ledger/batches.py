@@ -182,11 +182,16 @@ def record_plan(
 def current_plan(connection: sa.Connection, batch: str) -> Plan | None:
     """The plan made last; ``Refused`` for a batch that isn't registered."""
     known = get(connection, batch)
-    if known.current_plan is None:
-        return None
+    return None if known.current_plan is None else plan(connection, batch, known.current_plan)
+
+
+def plan(connection: sa.Connection, batch: str, plan_hash: str) -> Plan:
+    """A plan that was made; ``LookupError`` for none of that hash."""
     row = connection.execute(
-        sa.select(plans).where(plans.c.batch == batch, plans.c.plan_hash == known.current_plan)
-    ).one()
+        sa.select(plans).where(plans.c.batch == batch, plans.c.plan_hash == plan_hash)
+    ).one_or_none()
+    if row is None:
+        raise LookupError(f"batch {batch} has no plan {plan_hash}")
     return Plan(row.plan_hash, row.planned_at, row.figures)
 
 
@@ -241,8 +246,8 @@ def approval(connection: sa.Connection, batch: str) -> Approval | None:
     return None if row is None else Approval(row.plan_hash, row.approved_by, row.approved_at)
 
 
-def mark_reported(connection: sa.Connection, batch: str, now: datetime) -> None:
-    """Notes when the batch's final report was made."""
+def mark_reported(connection: sa.Connection, batch: str, now: datetime | None) -> None:
+    """Notes when the batch's final report was made; ``None`` when something has changed since."""
     connection.execute(sa.update(batches).where(batches.c.batch == batch).values(reported_at=now))
 
 

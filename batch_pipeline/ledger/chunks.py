@@ -89,9 +89,9 @@ def claim(  # noqa: PLR0913 - a claim is made of this much
     ``token`` makes the reference unlike any ever used, also by a ledger that was lost, or restored from a copy:
     a provider that has seen a reference takes nothing more under it, and those patients would never hear.
     """
-    unsent = _unsent(batch, step, channel, provider).order_by(attempts.c.id).limit(limit)
-    if connection.execute(unsent.limit(1)).first() is None:
+    if not has_unsent(connection, batch, step, channel, provider):
         return None
+    unsent = _unsent(batch, step, channel, provider).order_by(attempts.c.id).limit(limit)
     reference = f"{batch}/{step}/{channel}/{_next_number(connection, batch, step, channel):04d}-{token()}"
     chunk = Chunk(reference, batch, step, channel, provider, 0, 1, lease_until)
     connection.execute(
@@ -134,6 +134,11 @@ def _unsent(batch: str, step: str, channel: str, provider: str) -> sa.Select[tup
         attempts.c.failed_at.is_(None),
     )
     return query.where(~_read_in_app()) if step == "fallback" else query
+
+
+def has_unsent(connection: sa.Connection, batch: str, step: str, channel: str, provider: str) -> bool:
+    """Whether anything waits to be sent by this channel and provider."""
+    return connection.execute(_unsent(batch, step, channel, provider).limit(1)).first() is not None
 
 
 def _next_number(connection: sa.Connection, batch: str, step: str, channel: str) -> int:

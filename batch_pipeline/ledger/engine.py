@@ -4,14 +4,13 @@ import os
 import sqlite3
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import OperationalError
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import migrations
@@ -151,20 +150,13 @@ def _switch_to_wal(engine: sa.Engine) -> None:
     """
     give_up = time.monotonic() + BUSY_TIMEOUT.total_seconds()
     while True:
-        raw = engine.raw_connection()
         try:
-            if raw.cursor().execute("PRAGMA journal_mode=WAL").fetchone() == ("wal",):
-                return
+            with closing(engine.raw_connection()) as connection:
+                if connection.cursor().execute("PRAGMA journal_mode=WAL").fetchone() == ("wal",):
+                    return
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > give_up:
                 raise
         except sqlite3.DatabaseError:
             raise Refused(f"{engine.url.database}: this file isn't a ledger: move it away, or name another") from None
-        finally:
-            raw.close()
         time.sleep(0.02)
-
-
-def is_busy(error: OperationalError) -> bool:
-    """Whether a statement failed only because another process held the ledger for too long."""
-    return "locked" in str(error.orig) or "busy" in str(error.orig)

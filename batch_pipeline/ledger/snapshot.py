@@ -1,5 +1,9 @@
 """The attempts of a batch as Arrow, for the set work of reports and metrics."""
 
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+# (pyarrow comes without types)
+
 from collections.abc import Iterator
 
 import pyarrow as pa

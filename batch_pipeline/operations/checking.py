@@ -30,7 +30,12 @@ def check_file(house: House, file: Path, now: datetime) -> dict[str, Any]:
     return {
         **found,
         "file": file.name,
-        "batch": {"id": batch.batch, "workspace": workspace.id, "message": batch.message.type, "text": message.key[:20]},
+        "batch": {
+            "id": batch.batch,
+            "workspace": workspace.id,
+            "message": batch.message.type,
+            "text": message.key[:20],
+        },
     }
 
 

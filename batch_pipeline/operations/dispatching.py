@@ -69,21 +69,30 @@ def write_outbox(
         message = review.message_of(con, submitted, cohort)
         digest = queue(con, channel_plan, patients, cohort, message, house.hasher)
         if digest != figures["digest"]:
-            raise Refused(f"{batch}: the plan's tables have changed since it was made: make the plan again, review and approve it")
+            raise Refused(
+                f"{batch}: the plan's tables have changed since it was made: make the plan again, review and approve it"
+            )
         return outbox.write(house.ledger, batch, plan, _rows(con, house, submitted, now), now)
 
 
-def _rows(con: duckdb.DuckDBPyConnection, house: House, submitted: Submitted, now: datetime) -> Iterator[pa.RecordBatch]:
+def _rows(
+    con: duckdb.DuckDBPyConnection, house: House, submitted: Submitted, now: datetime
+) -> Iterator[pa.RecordBatch]:
     """The outbox's rows, with provider and fallback policy by path."""
     window = policy.fallback_window("nhs_app", submitted.file.message.questionnaire, now)
     policy_id, after = (window[0], window[1] // timedelta(microseconds=1)) if window else (None, None)
     names = house.provider_names(submitted.workspace)
-    con.register("given_paths", pa.table({
-        "path": list(names),
-        "provider": list(names.values()),
-        "policy": [policy_id if path == "nhs_app" else None for path in names],
-        "fallback_after": pa.array([after if path == "nhs_app" else None for path in names], pa.int64()),
-    }))
+    con.register(
+        "given_paths",
+        pa.table(
+            {
+                "path": list(names),
+                "provider": list(names.values()),
+                "policy": [policy_id if path == "nhs_app" else None for path in names],
+                "fallback_after": pa.array([after if path == "nhs_app" else None for path in names], pa.int64()),
+            }
+        ),
+    )
     query = """
         SELECT line, nhs_number, patient, path, provider, address, address_hash, fallback_number, subject, text,
             sms_text, fragments, held_back, policy, fallback_after

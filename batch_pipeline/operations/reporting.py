@@ -1,7 +1,6 @@
 """What people read of a batch: its reports, and the metrics published for analysts."""
 
 import fcntl
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,13 +117,17 @@ def measure(house: House, con: duckdb.DuckDBPyConnection, batch: str, path: Path
     whole = _attempts(house, batch, path.with_suffix(".whole"))
     taken = states.taken_sql("a")
     con.execute(f"SET TimeZone = {literal(submitted.workspace.timezone)}")
-    write(con, f"""
+    write(
+        con,
+        f"""
         SELECT {literal(batch)} AS batch, {literal(submitted.workspace.id)} AS workspace,
             {literal(submitted.file.message.type)} AS message_type, {literal(submitted.message.template)}::VARCHAR AS template,
             accepted_at::DATE AS day, step, channel, provider, state, count(*) AS attempts,
             coalesce(sum(fragments) FILTER (channel = 'sms' AND {taken}), 0)::BIGINT AS fragments
         FROM {scan(whole)} a GROUP BY ALL ORDER BY ALL
-    """, path)
+    """,
+        path,
+    )
     return path
 
 
@@ -159,7 +162,7 @@ def _publish(house: House, link: Path) -> Path:
     new.chmod(0o600)
     before = link.resolve() if link.is_symlink() else None
     part = link.with_name(f".{new.name}.link")
-    os.symlink(new.name, part)
+    part.symlink_to(new.name)
     part.replace(link)
     for old in link.parent.glob("metrics-*.duckdb"):
         if old not in (new, before):

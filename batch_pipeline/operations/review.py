@@ -44,7 +44,7 @@ def draw_up_plan(
     """The figures of the plan that these tables make."""
     workspace, file = submitted.workspace, submitted.file
     snapshot, accounts = house.snapshot(workspace, now)
-    if snapshot.state == "unknown" and paths.app_is_open(workspace.organisation_type, workspace.nation):
+    if snapshot.state == "unknown" and workspace.nation in paths.APP_NATIONS:
         con.register("accounts", accounts)
         known = con.sql(f"""
             SELECT count(*) FROM {scan(files.channel_plan)} r SEMI JOIN accounts a

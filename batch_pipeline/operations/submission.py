@@ -41,7 +41,12 @@ def take_in(house: House, batch: str, spec: str | None, folder: Path, now: datet
         with house.ledger.read() as connection:
             row = batches.get(connection, batch)
         kept = house.kept_cohort(row.cohort_sha256)
-        return _read(open_cohort(kept, label=row.cohort_name, max_bytes=house.settings.max_cohort_bytes), kept, row.cohort_sha256, folder)
+        return _read(
+            open_cohort(kept, label=row.cohort_name, max_bytes=house.settings.max_cohort_bytes),
+            kept,
+            row.cohort_sha256,
+            folder,
+        )
 
     file = load_batch_file(house.home.inbox / spec)
     if file.batch != batch:
@@ -73,7 +78,9 @@ def cohort_of(spec: Path, file: BatchFile) -> Path:
     """The cohort a batch file names, beside it; ``Refused`` for one that isn't there."""
     source = file.cohort_path(spec)
     if not source.is_file():
-        raise Refused(f"{spec.name}: cohort: there is no file {file.cohort} beside it: copy it there, or correct the name")
+        raise Refused(
+            f"{spec.name}: cohort: there is no file {file.cohort} beside it: copy it there, or correct the name"
+        )
     return source
 
 
@@ -86,10 +93,12 @@ def _submission(file: BatchFile, message: Message, cohort_name: str, sha256: str
         questionnaire=file.message.questionnaire,
         allow_repeat=file.allow_repeat,
         approval=file.approval,
-        spec=batches.spec_json({
-            "batch_file": file.model_dump(mode="json", exclude_none=True),
-            "message": message.as_dict(),
-        }),
+        spec=batches.spec_json(
+            {
+                "batch_file": file.model_dump(mode="json", exclude_none=True),
+                "message": message.as_dict(),
+            }
+        ),
         cohort_name=cohort_name,
         cohort_sha256=sha256,
     )

@@ -24,7 +24,7 @@ class Gap:
     lines: Sequence[int]
 
 
-def assign(
+def assign(  # noqa: PLR0913 - what a plan is made of
     con: duckdb.DuckDBPyConnection,
     recipients: Path,
     patients: Path,
@@ -45,8 +45,14 @@ def assign(
     else:
         text, sms, subject = message.text_sql(), message.sms_sql(), message.subject_sql()
     same_for_all = not message.body.fields
-    fragments = str(sms_fragments(_constant(con, sms)).parts) if same_for_all else _fragments(con, sms, message, recipients, patients, cohort)
-    write(con, f"""
+    fragments = (
+        str(sms_fragments(_constant(con, sms)).parts)
+        if same_for_all
+        else _fragments(con, sms, message, recipients, patients, cohort)
+    )
+    write(
+        con,
+        f"""
         WITH addressed AS (
             SELECT r.line, r.nhs_number, r.path, r.rule,
                 CASE r.path WHEN 'email' THEN r.email WHEN 'sms' THEN r.mobile ELSE r.nhs_number END AS address,
@@ -62,7 +68,9 @@ def assign(
             address, fallback_number, path = 'nhs_app' AND fallback_number IS NULL AS no_sms_fallback, held_back,
             coalesce(fragments, 0)::INTEGER AS fragments, {DIGEST} AS digest
         FROM addressed
-    """, out)
+    """,
+        out,
+    )
 
 
 DIGEST = """md5(concat_ws(chr(31), line, nhs_number, path, address, coalesce(fallback_number, ''), held_back,
@@ -103,7 +111,7 @@ def gaps(
         total, lines = con.sql(f"""
             SELECT count(*), list(line ORDER BY line)[1:{_SHOWN_LINES}]
             FROM {scan(channel_plan)} r {message.joins(patients, cohort)}
-            WHERE NOT r.held_back AND ({unless_blank_sql(f'({value})')}) IS NULL
+            WHERE NOT r.held_back AND ({unless_blank_sql(f"({value})")}) IS NULL
         """).fetchall()[0]
         if total:
             found.append(Gap(name, total, lines))

@@ -22,9 +22,9 @@ class Organisation:
     self_book_ignores_email: bool = False
 
 
-NOTHING_BEGUN = pa.table({
-    name: pa.array([], pa.string()) for name in ("patient", "channel", "address", "fallback_number")
-})
+NOTHING_BEGUN = pa.table(
+    {name: pa.array([], pa.string()) for name in ("patient", "channel", "address", "fallback_number")}
+)
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,19 @@ def assess(
     )
     # Hashing a million numbers twice over is only worth it when there is something to compare them with.
     marks = (
-        f"LEFT JOIN marks ON marks.patient = {hasher.sql('p.nhs_number')}" if facts.marks else "LEFT JOIN marks ON false"
+        f"LEFT JOIN marks ON marks.patient = {hasher.sql('p.nhs_number')}"
+        if facts.marks
+        else "LEFT JOIN marks ON false"
     )
     begun = (
-        f"LEFT JOIN begun ON begun.patient = {hasher.sql('p.nhs_number')}" if facts.begun.num_rows else "LEFT JOIN begun ON false"
+        f"LEFT JOIN begun ON begun.patient = {hasher.sql('p.nhs_number')}"
+        if facts.begun.num_rows
+        else "LEFT JOIN begun ON false"
     )
     failed = f"coalesce({hasher.sql('p.mobile')} IN (FROM failed_numbers), false)" if facts.failed_numbers else "false"
-    write(con, f"""
+    write(
+        con,
+        f"""
         WITH known AS (
             SELECT p.*, marks.mark, begun.channel AS begun, begun.address AS begun_address,
                 begun.fallback_number AS begun_fallback, coalesce(o.channels, []::VARCHAR[]) AS opted_out,
@@ -115,15 +121,25 @@ def assess(
                 ELSE begun_fallback END AS mobile,
             begun IS NOT NULL AS begun
         FROM judged
-    """, files.contactability)
-    write(con, f"""
+    """,
+        files.contactability,
+    )
+    write(
+        con,
+        f"""
         SELECT line, nhs_number, path, rule, email, mobile, begun FROM {scan(files.contactability)} WHERE contactable
-    """, files.recipients)
-    write(con, f"""
+    """,
+        files.recipients,
+    )
+    write(
+        con,
+        f"""
         SELECT line, nhs_number, p.patient_name, p.date_of_birth, c.primary_reason, c.reasons, c.sub_reason, c.detail
         FROM {scan(files.contactability)} c JOIN {scan(patients)} p USING (line, nhs_number)
         WHERE NOT c.contactable ORDER BY line
-    """, files.non_contactable)
+    """,
+        files.non_contactable,
+    )
     return _count(con, files)
 
 
@@ -146,9 +162,15 @@ def _load(con: duckdb.DuckDBPyConnection, facts: Facts, hasher: Hasher) -> None:
         CREATE TEMP TABLE opted_out AS
         SELECT nhs_number, list(DISTINCT channel) AS channels FROM given_opt_outs GROUP BY ALL
     """)
-    con.register("given_marks", pa.table({
-        "patient": pa.array(list(facts.marks), pa.string()), "mark": pa.array(list(facts.marks.values()), pa.string())
-    }))
+    con.register(
+        "given_marks",
+        pa.table(
+            {
+                "patient": pa.array(list(facts.marks), pa.string()),
+                "mark": pa.array(list(facts.marks.values()), pa.string()),
+            }
+        ),
+    )
     con.execute("CREATE TEMP TABLE marks AS FROM given_marks")
     con.register("given_begun", facts.begun)
     con.execute("CREATE TEMP TABLE begun AS FROM given_begun")
@@ -164,6 +186,8 @@ def _count(con: duckdb.DuckDBPyConnection, files: ContactFiles) -> Contacts:
     reasons = scan(files.non_contactable)
     return Contacts(
         non_contactable=counts(f"SELECT primary_reason, count(*) FROM {reasons} GROUP BY ALL ORDER BY ALL"),
-        sub_reasons=counts(f"SELECT sub_reason, count(*) FROM {reasons} WHERE sub_reason IS NOT NULL GROUP BY ALL ORDER BY ALL"),
+        sub_reasons=counts(
+            f"SELECT sub_reason, count(*) FROM {reasons} WHERE sub_reason IS NOT NULL GROUP BY ALL ORDER BY ALL"
+        ),
         recipients=counts(f"SELECT path, count(*) FROM {scan(files.recipients)} GROUP BY ALL ORDER BY ALL"),
     )

@@ -37,7 +37,9 @@ def duck(scratch: Path, memory_limit: str = "700MB", threads: int | None = None)
 def write(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
     """Writes the query's rows to a Parquet file that its owner alone can read."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    connection.execute(f"COPY ({query}) TO '{quoted(path)}' (FORMAT parquet, COMPRESSION snappy, ROW_GROUP_SIZE 122880)")
+    connection.execute(
+        f"COPY ({query}) TO '{quoted(path)}' (FORMAT parquet, COMPRESSION snappy, ROW_GROUP_SIZE 122880)"
+    )
     path.chmod(0o600)
 
 

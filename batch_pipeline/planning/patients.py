@@ -57,7 +57,7 @@ def sort_lines(
     _mend(con, cohort, used)
     _settle_emails(con, cohort)
     _settle_phones(con, cohort, used)
-    _reject(con, today, needs_date_of_birth)
+    _reject(con, today=today, needs_date_of_birth=needs_date_of_birth)
     _find_duplicates(con)
     _write(con, cohort, files, today)
     return _count(con, files)
@@ -170,7 +170,7 @@ def _answer(
     con.unregister("answers")
 
 
-def _reject(con: duckdb.DuckDBPyConnection, today: date, needs_date_of_birth: bool) -> None:
+def _reject(con: duckdb.DuckDBPyConnection, *, today: date, needs_date_of_birth: bool) -> None:
     """``rejected(line, reason)``: unreadable lines, and those that pandera's schema of a patient's row refuses.
 
     The schema is asked about the rows that aren't surely right.
@@ -219,7 +219,9 @@ def _find_duplicates(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def _write(con: duckdb.DuckDBPyConnection, cohort: Path, files: PatientFiles, today: date) -> None:
-    write(con, f"""
+    write(
+        con,
+        f"""
         SELECT m.line, m.nhs_number,
             coalesce(m.patient_name, nullif(concat_ws(' ', m.first_name, m.surname), '')) AS patient_name,
             coalesce(m.first_name, {names.first_name_sql("m.patient_name")}) AS first_name,
@@ -231,15 +233,21 @@ def _write(con: duckdb.DuckDBPyConnection, cohort: Path, files: PatientFiles, to
         LEFT JOIN repeated r ON r.nhs_number = m.nhs_number
         ANTI JOIN rejected ON rejected.line = m.line
         ANTI JOIN duplicated ON duplicated.line = m.line
-    """, files.patients)
-    write(con, f"""
+    """,
+        files.patients,
+    )
+    write(
+        con,
+        f"""
         SELECT r.line, r.reason,
             CASE r.reason WHEN 'nhs_number_invalid' THEN {nhs_number.problem_sql(nhs_number.normalised_sql("c.nhs_number"))}
                 WHEN 'date_of_birth_invalid' THEN {dates.problem_sql("c.date_of_birth", today)} END AS detail,
             c.nhs_number, coalesce(c.patient_name, nullif(concat_ws(' ', c.first_name, c.surname), '')) AS patient_name,
             c.date_of_birth
         FROM rejected r JOIN {scan(cohort)} c USING (line) ORDER BY r.line
-    """, files.rejected_rows)
+    """,
+        files.rejected_rows,
+    )
     write(con, "SELECT line, kept_line, disagrees FROM duplicated ORDER BY line", files.duplicates)
 
 

@@ -18,6 +18,7 @@ from batch_pipeline.rules import costs, paths, policy, reasons
 from batch_pipeline.rules import fragments as sms
 from batch_pipeline.rules.rejections import REJECTIONS
 
+
 @dataclass(frozen=True)
 class PlanFiles:
     """The tables a plan is made from."""
@@ -177,7 +178,9 @@ def _warnings(
     """).fetchall()[0]
     said = {
         "{n:,} lines are unreadable or invalid: see rejected_rows.csv": counted["rejected"],
-        "{n:,} further lines of a patient disagree on contact details: the first usable line was taken": counted["disagreeing_duplicates"],
+        "{n:,} further lines of a patient disagree on contact details: the first usable line was taken": counted[
+            "disagreeing_duplicates"
+        ],
         "{n:,} patients share a mobile number with another: both are sent to": mobiles,
         "{n:,} patients share an email address with another: both are sent to": emails,
         "{n:,} email addresses are malformed and count as absent": bad_emails,

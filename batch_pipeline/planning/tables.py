@@ -32,7 +32,7 @@ def _line() -> pa.Column:
     return _column("INTEGER", "the row a person sees in a spreadsheet", pa.Check.ge(1))
 
 
-def _nhs_number(unique: bool = False) -> pa.Column:
+def _nhs_number(*, unique: bool = False) -> pa.Column:
     return _column(TEXT, "ten digits, check digit right", pa.Check.str_matches(r"^[0-9]{10}$"), unique=unique)
 
 
@@ -178,7 +178,9 @@ BATCH_PLAN = pa.DataFrameSchema(
 
 _ATTEMPT = {
     "line": _line(),
-    "step": _column(TEXT, "the one message, or the SMS an unread App message fell back to", pa.Check.isin(["primary", "fallback"])),
+    "step": _column(
+        TEXT, "the one message, or the SMS an unread App message fell back to", pa.Check.isin(["primary", "fallback"])
+    ),
     "channel": _column(TEXT, "how it goes", pa.Check.isin(list(PATHS))),
     "provider": _column(TEXT, "who carries it"),
     "reference": _column(TEXT, "ours, known to the provider", unique=True),
@@ -256,7 +258,11 @@ def broken(connection: duckdb.DuckDBPyConnection, schema: pa.DataFrameSchema, pa
     """
     found = {str(name): str(kind) for name, kind, *_ in connection.sql(f"DESCRIBE FROM {scan(path)}").fetchall()}
     wanted = {name: str((column.metadata or {})["type"]) for name, column in schema.columns.items()}
-    shape = {f"{name}: is {found.get(name, 'missing')}, not {kind}": 1 for name, kind in wanted.items() if found.get(name) != kind}
+    shape = {
+        f"{name}: is {found.get(name, 'missing')}, not {kind}": 1
+        for name, kind in wanted.items()
+        if found.get(name) != kind
+    }
     if schema.strict:
         shape |= {f"{name}: not in the schema": 1 for name in found.keys() - wanted.keys()}
     if shape:
@@ -283,7 +289,9 @@ def _check_sql(column: str, check: Any) -> str:
     return {
         "isin": lambda: f'"{column}" IN ({", ".join(_literal(value) for value in terms["allowed_values"])})',
         "greater_than_or_equal_to": lambda: f'"{column}" >= {terms["min_value"]}',
-        "str_matches": lambda: f"regexp_matches(\"{column}\", {_literal(getattr(terms['pattern'], 'pattern', terms['pattern']))})",
+        "str_matches": lambda: (
+            f'regexp_matches("{column}", {_literal(getattr(terms["pattern"], "pattern", terms["pattern"]))})'
+        ),
     }[check.name]()
 
 

@@ -278,6 +278,14 @@ class Simulator(Provider):
         query = "SELECT count(*) FROM receipts WHERE times > 0 AND occurred_at <= ?"
         return int(self._store().execute(query, [_microseconds(now)]).fetchone()[0])
 
+    def waiting_batches(self, now: datetime) -> set[str]:
+        """The batches, as far as our references tell them (``batch:line:step``), for which a receipt is due."""
+        query = (
+            "SELECT DISTINCT substr(reference, 1, instr(reference, ':') - 1) FROM receipts"
+            " WHERE times > 0 AND occurred_at <= ?"
+        )
+        return {row[0] for row in self._store().execute(query, [_microseconds(now)])}
+
     def journal(self) -> Iterator[JournalEntry]:
         """Every acceptance there ever was, in order."""
         for chunk, reference, channel, at in self._store().execute(

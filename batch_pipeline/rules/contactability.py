@@ -9,6 +9,7 @@ columns that the caller's query provides:
 ``mark``           of an earlier batch: ``deceased``, ``invalidated``, ``exit_coded`` or NULL
 ``opted_out``      LIST of what the patient opted out of: ``all`` or channels; never NULL
 ``email``          a well-formed address, or NULL, whatever the opt-outs
+``has_app``        an account with notifications on, by a snapshot that counts, whatever the opt-outs
 ``mobile``         a valid UK mobile, E.164, or NULL, whatever the opt-outs
 ``phone_kind``     what the line's numbers are, as ``phones`` tells them
 ``likely``         the switch is on and the last SMS to this mobile failed
@@ -22,10 +23,10 @@ NO_MOBILE_KINDS = ("none", "landline", "not_mobile")
 CONDITIONS: dict[str, str] = {
     "deceased": "deceased OR coalesce(mark = 'deceased', false)",
     "unable_to_retrieve": "coalesce(mark IN ('invalidated', 'exit_coded'), false)",
-    # Out of email only, and nothing else to be reached by: the opt-out is what keeps us from them.
+    # Out of the email or App that we hold, and no number left to be reached by: the opt-out is what keeps us from them.
     "opted_out": (
-        f"{_OUT.format('all')} OR {_NEEDS_NUMBER} AND "
-        f"({_OUT.format('sms')} OR {_OUT.format('email')} AND email IS NOT NULL AND mobile IS NULL)"
+        f"{_OUT.format('all')} OR {_NEEDS_NUMBER} AND ({_OUT.format('sms')} OR (mobile IS NULL OR likely) AND "
+        f"({_OUT.format('email')} AND email IS NOT NULL OR {_OUT.format('nhs_app')} AND has_app))"
     ),
     "not_provided": f"{_NEEDS_NUMBER} AND phone_kind IN {NO_MOBILE_KINDS}",
     "not_uk": f"{_NEEDS_NUMBER} AND phone_kind = 'not_uk'",
@@ -34,7 +35,7 @@ CONDITIONS: dict[str, str] = {
 
 USABLE_EMAIL = f"CASE WHEN NOT ({_OUT.format('email')} OR {_OUT.format('all')}) THEN email END"
 USABLE_MOBILE = f"CASE WHEN NOT ({_OUT.format('sms')} OR {_OUT.format('all')} OR likely) THEN mobile END"
-APP_OPEN = f"has_app AND NOT {_OUT.format('nhs_app')}"
+APP_OPEN = f"has_app AND NOT ({_OUT.format('nhs_app')} OR {_OUT.format('all')})"
 
 
 def reasons_sql() -> str:

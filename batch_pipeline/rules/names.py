@@ -4,7 +4,23 @@ Clinical systems export ``SMITH, John (Mr)`` (EMIS), ``Mr John Smith`` and ``Joh
 is one word alone is a surname, and a patient without a first name is an error at review, not a gap in a text.
 """
 
-TITLES = ("mr", "mrs", "miss", "ms", "mx", "dr", "prof", "professor", "rev", "reverend", "sir", "dame", "lord", "lady", "master")
+TITLES = (
+    "mr",
+    "mrs",
+    "miss",
+    "ms",
+    "mx",
+    "dr",
+    "prof",
+    "professor",
+    "rev",
+    "reverend",
+    "sir",
+    "dame",
+    "lord",
+    "lady",
+    "master",
+)
 
 _TITLE = rf"(?i)^({'|'.join(TITLES)})\.?\s+"
 _IN_BRACKETS = r"\s*\([^)]*\)"
@@ -15,8 +31,7 @@ def first_name_sql(full_name: str) -> str:
     given = f"CASE WHEN contains({full_name}, ',') THEN trim(split_part({full_name}, ',', 2)) ELSE {full_name} END"
     bare = _bare(given)
     return (
-        f"CASE WHEN contains({full_name}, ',') OR contains({bare}, ' ') "
-        f"THEN nullif(split_part({bare}, ' ', 1), '') END"
+        f"CASE WHEN contains({full_name}, ',') OR contains({bare}, ' ') THEN nullif(split_part({bare}, ' ', 1), '') END"
     )
 
 

@@ -210,9 +210,17 @@ class _Dispatch:
             if held := self._take_over(chunk):
                 return held
         for channel in self.providers:
-            if channel not in self.stopped and (held := self._claim(channel)):
+            if self._has_unsent(channel) and (held := self._claim(channel)):
                 return held
         return None
+
+    def _has_unsent(self, channel: Channel) -> bool:
+        """Asked before the ledger is locked for a claim that would find nothing."""
+        if channel in self.stopped:
+            return False
+        with self.ledger.read() as connection:
+            provider = self.providers[channel].name
+            return chunks.has_unsent(connection, self.batch, self.step, channel, provider)
 
     def _others(self, connection: sa.Connection) -> list[Chunk]:
         """Open chunks that this run may still have to finish."""

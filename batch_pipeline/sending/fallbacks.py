@@ -13,7 +13,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from batch_pipeline.ledger import batches as batches_
-from batch_pipeline.ledger.dialects import insert
+from batch_pipeline.ledger.dialects import insert, unindexed
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import (
     FALLBACK_DUE_AT,
@@ -56,12 +56,10 @@ class Swept:
 
 def due(connection: sa.Connection, now: datetime) -> dict[str, int]:
     """How many fallbacks are due, by batch. Paused batches wait."""
-    query = (
-        sa.select(attempts.c.batch, sa.func.count().label("due"))
-        .where(*_due(now), attempts.c.batch.not_in(sa.select(batches.c.batch).where(batches.c.paused_at.is_not(None))))
-        .group_by(attempts.c.batch)
-    )
-    return {row.batch: row.due for row in connection.execute(query)}
+    batch = unindexed(attempts.c.batch).label("batch")
+    query = sa.select(batch, sa.func.count().label("due")).where(*_due(now)).group_by(batch)
+    paused = set(connection.scalars(sa.select(batches.c.batch).where(batches.c.paused_at.is_not(None))))
+    return {row.batch: row.due for row in connection.execute(query) if row.batch not in paused}
 
 
 def sweep(ledger: Ledger, batch: str, now: datetime, facts: FallbackFacts) -> Swept:
@@ -105,8 +103,7 @@ def _candidates(batch: str, now: datetime) -> sa.Select[Any]:
     )  # fmt: skip
     return (
         sa.select(*(attempts.c[name] for name in wanted), mark.scalar_subquery().label("mark"))
-        .where(attempts.c.batch == batch, *_due(now))
-        .order_by(attempts.c.id)
+        .where(unindexed(attempts.c.batch) == batch, *_due(now))
         .limit(AT_ONCE)
         .with_for_update(of=attempts, skip_locked=True)
     )

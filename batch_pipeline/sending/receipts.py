@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from batch_pipeline.ledger.dialects import insert, smaller
+from batch_pipeline.ledger.dialects import insert, smaller, unindexed
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import SMS_OPEN, Instant, attempts, patient_marks, receipts
 from batch_pipeline.providers.protocol import Provider, Receipt
@@ -82,19 +82,32 @@ def fold(ledger: Ledger, now: datetime, batch: str | None = None) -> Folded:
             last = _last_of_slice(connection, after)
             if last is None:
                 return Folded(folded, _unknown(connection))
-            these = sa.and_(receipts.c.folded_at.is_(None), receipts.c.id > after, receipts.c.id <= last)
-            mine = sa.true() if batch is None else attempts.c.batch == batch
+            these, mine = _these(after, last), _mine(batch)
             for kind, column in _COLUMNS.items():
                 _set_earliest(connection, kind, column, these, mine)
             _set_earliest_failure(connection, these, mine)
             _mark_patients(connection, these, mine)
-            known = sa.exists().where(attempts.c.reference == receipts.c.reference, mine)
-            folded += connection.execute(sa.update(receipts).where(these, known).values(folded_at=now)).rowcount
+            folded += _set_folded(connection, these, mine, now)
         after = last
 
 
 _COLUMNS = {"accepted": "accepted_at", "delivered": "delivered_at", "read": "read_at"}
 """Failures have a kind and a code beside their moment, and a function of their own."""
+
+
+def _these(after: int, last: int) -> sa.ColumnElement[bool]:
+    return sa.and_(receipts.c.folded_at.is_(None), receipts.c.id > after, receipts.c.id <= last)
+
+
+def _mine(batch: str | None) -> sa.ColumnElement[bool]:
+    return sa.true() if batch is None else unindexed(attempts.c.batch) == batch
+
+
+def _set_folded(
+    connection: sa.Connection, these: sa.ColumnElement[bool], mine: sa.ColumnElement[bool], now: datetime
+) -> int:
+    known = sa.exists().where(attempts.c.reference == receipts.c.reference, mine)
+    return connection.execute(sa.update(receipts).where(these, known).values(folded_at=now)).rowcount
 
 
 def _last_of_slice(connection: sa.Connection, after: int) -> int | None:
@@ -194,9 +207,9 @@ def time_out(ledger: Ledger, now: datetime, batch: str | None = None) -> int:
 
     A late receipt corrects that: states look at what was told before they look at the time-out.
     """
-    open_ones = [sa.text(SMS_OPEN)] if batch is None else [sa.text(SMS_OPEN), attempts.c.batch == batch]
+    open_ones = [sa.text(SMS_OPEN)] if batch is None else [sa.text(SMS_OPEN), unindexed(attempts.c.batch) == batch]
     with ledger.read() as connection:
-        earliest = connection.scalar(sa.select(sa.func.min(attempts.c.accepted_at)).where(sa.text(SMS_OPEN)))
+        earliest = _earliest_open(connection)
         if earliest is None or earliest > now - SMS_TIMEOUT:
             return 0
         silent = sa.select(attempts.c.provider).where(*open_ones, attempts.c.accepted_at <= now - SMS_TIMEOUT)
@@ -214,3 +227,8 @@ def time_out(ledger: Ledger, now: datetime, batch: str | None = None) -> int:
                 timed_out.values(timed_out_at=sa.type_coerce(attempts.c.accepted_at, sa.BigInteger) + after)
             ).rowcount
     return ended
+
+
+def _earliest_open(connection: sa.Connection) -> datetime | None:
+    """When the SMS was accepted that waits longest to be heard of."""
+    return connection.scalar(sa.select(sa.func.min(attempts.c.accepted_at)).where(sa.text(SMS_OPEN)))

@@ -1,0 +1,1 @@
+"""Tests of planning: from a cohort's lines to the plan that a person approves."""

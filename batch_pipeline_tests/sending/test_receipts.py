@@ -1,0 +1,299 @@
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batch_pipeline.ledger import history
+from batch_pipeline.ledger.engine import Ledger
+from batch_pipeline.ledger.tables import attempts, patient_marks
+from batch_pipeline.ledger.tables import receipts as receipts_table
+from batch_pipeline.providers.protocol import Receipt
+from batch_pipeline.providers.simulator import Shares, Simulator
+from batch_pipeline.sending import receipts
+from batch_pipeline.sending.receipts import Folded
+from batch_pipeline_tests.ledger.given import (
+    BATCH,
+    NOW,
+    Recipient,
+    attempt_rows,
+    begin,
+    lines,
+    open_ledger,
+    patient,
+    query_plans,
+    queue,
+    set_attempts,
+)
+from batch_pipeline_tests.sending.worlds import World
+
+HOUR = timedelta(hours=1)
+COLUMNS = ("accepted_at", "delivered_at", "read_at", "failed_at", "failure_kind", "failure_code")
+
+
+def receipt(kind: str, at: datetime = NOW, line: int = 2, *, key: str | None = None, **more: Any) -> Receipt:
+    reference = f"{BATCH}:{line}:primary"
+    code = more.get("failure_code")
+    return Receipt(key or f"{reference}/{kind}/{at.isoformat()}/{code}", reference, kind, at, **more)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture
+def sent(ledger: Ledger) -> Ledger:
+    queue(ledger, [Recipient(2, "nhs_app"), Recipient(3)])
+    begin(ledger, 2, 3)
+    return ledger
+
+
+def _told(ledger: Ledger, *given: Receipt, now: datetime = NOW) -> Folded:
+    receipts.store(ledger, "simulator", given, now)
+    return receipts.fold(ledger, now)
+
+
+# Storing
+
+
+def test_a_receipt_is_stored_once_by_its_key(sent: Ledger) -> None:
+    assert receipts.store(sent, "simulator", [receipt("read"), receipt("read"), receipt("delivered")], NOW) == 2
+    assert receipts.store(sent, "simulator", [receipt("read")], NOW + HOUR) == 0
+    assert receipts.store(sent, "another", [receipt("read")], NOW) == 1
+    assert receipts.store(sent, "simulator", [], NOW) == 0
+
+
+def test_what_waits_at_a_provider_is_on_disk_before_it_is_forgotten_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path)
+    world.process()
+    simulator = world.simulator()
+    later = NOW + HOUR
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(receipts, "store", full)
+        with pytest.raises(OSError, match="No space"):
+            receipts.collect(world.ledger, [simulator], later)
+    assert simulator.waiting(later) == 10
+    assert receipts.collect(world.ledger, [simulator, simulator], later) == 10
+    assert simulator.waiting(later) == 0
+
+
+# Folding
+
+
+def test_each_receipt_sets_its_own_column(sent: Ledger) -> None:
+    given = [receipt(kind, NOW + n * HOUR) for n, kind in enumerate(["accepted", "delivered", "read"])]
+    failed = receipt("failed", NOW + 3 * HOUR, failure_kind="technical", failure_code="X1")
+    assert _told(sent, *given, failed) == Folded(4, 0)
+    assert attempt_rows(sent, *COLUMNS, line=2) == [
+        (NOW, NOW + HOUR, NOW + 2 * HOUR, NOW + 3 * HOUR, "technical", "X1")
+    ]
+    assert attempt_rows(sent, *COLUMNS, line=3) == [(None,) * 6]
+
+
+def test_the_earliest_of_each_kind_counts_and_the_failure_keeps_its_own_reason(sent: Ledger) -> None:
+    _told(sent, receipt("read", NOW + HOUR), receipt("failed", NOW + HOUR, failure_kind="temporary"))
+    _told(sent, receipt("read", NOW), receipt("failed", NOW, failure_kind="permanent", failure_code="X2"))
+    _told(sent, receipt("read", NOW + 2 * HOUR), receipt("failed", NOW + 2 * HOUR, failure_kind="technical"))
+    assert attempt_rows(sent, "read_at", "failed_at", "failure_kind", "failure_code", line=2) == [
+        (NOW, NOW, "permanent", "X2")
+    ]
+
+
+def test_a_receipt_of_an_unknown_message_waits_and_is_counted(sent: Ledger) -> None:
+    assert _told(sent, receipt("read", line=9), receipt("read")) == Folded(1, 1)
+    assert receipts.fold(sent, NOW) == Folded(0, 1)
+    with sent.read() as connection:
+        assert receipts.waiting(connection) == 0
+    queue(sent, [Recipient(2, "nhs_app"), Recipient(3), Recipient(9)], plan="c3" * 32)
+    with sent.read() as connection:
+        assert receipts.waiting(connection) == 1
+    assert receipts.fold(sent, NOW) == Folded(1, 0)
+
+
+def test_one_batch_may_be_folded_by_itself(sent: Ledger) -> None:
+    queue(sent, lines(1), batch="other", message_key="other")
+    begin(sent, 2, batch="other")
+    other = Receipt("k", "other:2:primary", "delivered", NOW)
+    receipts.store(sent, "simulator", [receipt("read"), other], NOW)
+    assert receipts.fold(sent, NOW, "other") == Folded(1, 0)
+    assert attempt_rows(sent, "read_at", batch=BATCH) == [(None,), (None,)]
+    assert receipts.fold(sent, NOW) == Folded(1, 0)
+    assert attempt_rows(sent, "read_at", batch=BATCH) == [(NOW,), (None,)]
+
+
+def test_folding_goes_in_slices_and_forgets_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipts, "AT_ONCE", 3)
+    shares = Shares({"sms": {"failed": 0.3}}, repeated_receipts=0.3, shuffled_receipts=0.5)
+    world = World(tmp_path, recipients=lines(20), shares=shares)
+    world.process()
+    receipts.collect(world.ledger, [world.simulator()], NOW + HOUR)
+    stray = [receipt("read", line=line) for line in range(100, 110)]
+    receipts.store(world.ledger, "simulator", stray, NOW)
+    assert receipts.fold(world.ledger, NOW + HOUR) == Folded(20, 10)
+    assert all(delivered or failed for delivered, failed in attempt_rows(world.ledger, "delivered_at", "failed_at"))
+
+
+@pytest.mark.parametrize(
+    ("code", "mark"),
+    [
+        ("CM_PDSV_0008", "invalidated"),
+        ("CM_PDSV_0110", "exit_coded"),
+        ("CM_PDSV_0111", "deceased"),
+        ("cm_pdsv_0112 ", "deceased"),
+        ("CM_PDSV_0004", None),
+        ("CM_SUPE_0001", None),
+        ("SOMETHING_NEW", None),
+        (None, None),
+    ],
+)
+def test_a_failure_that_speaks_of_the_patient_is_remembered_for_later_batches(
+    sent: Ledger, code: str | None, mark: str | None
+) -> None:
+    _told(sent, receipt("failed", line=3, failure_kind="permanent", failure_code=code))
+    with sent.read() as connection:
+        assert history.marked(connection) == ({patient(3): mark} if mark else {})
+
+
+RECEIPTS = st.lists(
+    st.builds(
+        receipt,
+        st.sampled_from(["accepted", "delivered", "read", "failed"]),
+        st.integers(0, 3).map(lambda hours: NOW + hours * HOUR),
+        st.integers(2, 4),
+    ).flatmap(
+        lambda plain: (
+            st.builds(
+                lambda kind, code: receipt(
+                    "failed",
+                    plain.occurred_at,
+                    int(plain.reference.split(":")[1]),
+                    key=f"{plain.provider_key}{kind}{code}",
+                    failure_kind=kind,
+                    failure_code=code,
+                ),
+                st.sampled_from(["permanent", "temporary", "technical", "rejected", None]),
+                st.sampled_from(["CM_PDSV_0110", "CM_PDSV_0112", "CM_X", None]),
+            )
+            if plain.kind == "failed"
+            else st.just(plain)
+        )
+    ),
+    max_size=12,
+)
+
+
+def _state_after(ledger: Ledger, parts: Sequence[Sequence[Receipt]]) -> tuple[list[Any], list[Any]]:
+    """Every column of every attempt, and the marks, after these receipts came in these parts."""
+    with ledger.write() as connection:
+        connection.execute(sa.delete(receipts_table))
+        connection.execute(sa.delete(patient_marks))
+        connection.execute(sa.update(attempts).values(dict.fromkeys(COLUMNS)))
+    for part in parts:
+        _told(ledger, *part)
+    with ledger.read() as connection:
+        marks = [tuple(row) for row in connection.execute(sa.select(patient_marks).order_by(*patient_marks.c))]
+    return attempt_rows(ledger), marks
+
+
+@pytest.fixture(scope="module")
+def three_sent(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    ledger = open_ledger(tmp_path_factory.mktemp("receipts"))
+    queue(ledger, [Recipient(2, "nhs_app"), Recipient(3), Recipient(4)])
+    begin(ledger, 2, 3, 4)
+    return ledger
+
+
+@settings(max_examples=60)
+@given(given_receipts=RECEIPTS, data=st.data())
+def test_any_order_any_repeats_and_any_number_of_folds_make_the_same_state(
+    three_sent: Ledger, given_receipts: list[Receipt], data: st.DataObject
+) -> None:
+    expected = _state_after(three_sent, [given_receipts])
+    repeated = given_receipts + data.draw(st.lists(st.sampled_from(given_receipts))) if given_receipts else []
+    shuffled = data.draw(st.permutations(repeated))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(shuffled)), max_size=3)))
+    parts = [shuffled[start:end] for start, end in zip([0, *cuts], [*cuts, len(shuffled)], strict=True)]
+    assert _state_after(three_sent, parts) == expected
+
+
+@pytest.mark.parametrize("kind", ["accepted", "delivered", "read", "failed"])
+def test_a_receipt_that_comes_before_the_answer_is_kept(tmp_path: Path, kind: str) -> None:
+    """The chunk's acceptance is recorded after the provider has already told of one of its messages."""
+    world = World(tmp_path, recipients=lines(2))
+
+    def happens(moment: str) -> None:
+        if moment == "after post":
+            _told(world.ledger, receipt(kind, NOW - HOUR, failure_kind="technical" if kind == "failed" else None))
+
+    world.process(happens)
+    assert attempt_rows(world.ledger, f"{kind}_at", line=2) == [(NOW - HOUR,)]
+    assert attempt_rows(world.ledger, "accepted_at", line=2) == [(NOW - HOUR if kind == "accepted" else NOW,)]
+
+
+# Time-outs
+
+DAYS = timedelta(hours=72)
+
+
+@pytest.mark.parametrize(
+    ("after", "ended"), [(DAYS - timedelta(seconds=1), 0), (DAYS, 1), (DAYS + timedelta(seconds=1), 1)]
+)
+def test_a_silent_sms_times_out_at_72_hours(sent: Ledger, after: timedelta, ended: int) -> None:
+    set_attempts(sent, {"accepted_at": NOW})
+    assert receipts.time_out(sent, NOW + after) == ended
+    assert attempt_rows(sent, "channel", "timed_out_at") == [("nhs_app", None), ("sms", NOW + DAYS if ended else None)]
+    assert receipts.time_out(sent, NOW + after) == 0
+
+
+@pytest.mark.parametrize("heard", ["delivered_at", "read_at", "failed_at"])
+def test_one_that_was_heard_of_does_not_time_out(sent: Ledger, heard: str) -> None:
+    set_attempts(sent, {"accepted_at": NOW, heard: NOW})
+    assert receipts.time_out(sent, NOW + 2 * DAYS) == 0
+
+
+def test_one_batch_may_be_timed_out_by_itself(sent: Ledger) -> None:
+    set_attempts(sent, {"accepted_at": NOW})
+    assert receipts.time_out(sent, NOW + DAYS, "another") == 0
+    assert receipts.time_out(sent, NOW + DAYS, BATCH) == 1
+
+
+def test_a_late_delivery_stands_beside_the_time_out(sent: Ledger) -> None:
+    set_attempts(sent, {"accepted_at": NOW})
+    receipts.time_out(sent, NOW + DAYS)
+    _told(sent, receipt("delivered", NOW + DAYS + HOUR, line=3))
+    assert attempt_rows(sent, "delivered_at", "timed_out_at", line=3) == [(NOW + DAYS + HOUR, NOW + DAYS)]
+
+
+def test_the_simulator_needs_no_poll_to_be_empty(tmp_path: Path, ledger: Ledger) -> None:
+    assert receipts.collect(ledger, [Simulator(tmp_path / "s.sqlite")], NOW) == 0
+
+
+def test_looking_for_time_outs_goes_by_the_clock_and_not_through_the_messages(ledger: Ledger) -> None:
+    plan = query_plans(ledger, receipts._earliest_open)
+    assert any("INDEX ix_attempts_sms_clock" in line for line in plan), plan
+
+
+def test_looking_for_receipts_goes_through_the_waiting_alone(ledger: Ledger) -> None:
+    plan = query_plans(ledger, receipts.waiting)
+    assert any("INDEX ix_receipts_waiting" in line for line in plan), plan
+    assert not any("SCAN attempts" in line for line in plan), plan
+
+
+@pytest.mark.parametrize("batch", [None, BATCH])
+def test_folding_goes_from_the_receipts_to_their_attempts(ledger: Ledger, batch: str | None) -> None:
+    mine, these = receipts._mine(batch), receipts._these(0, 9)
+
+    def fold_all(connection: sa.Connection) -> None:
+        receipts._set_earliest(connection, "read", "read_at", these, mine)
+        receipts._set_earliest_failure(connection, these, mine)
+        receipts._set_folded(connection, these, mine, NOW)
+
+    plan = query_plans(ledger, fold_all)
+    assert not any("SCAN attempts" in line or "attempts_batch" in line for line in plan), plan
+    assert sum("SEARCH attempts USING INDEX sqlite_autoindex_attempts_2" in line for line in plan) == 3, plan

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -94,6 +95,12 @@ def _duration(value: Any) -> Any:
     if found is None or int(found[1]) == 0:
         raise ValueError(f'"{value}" isn\'t a length of time; write it as 30m, 1h or 3d')
     return int(found[1]) * _UNITS[found[2]]
+
+
+@cache
+def _zones() -> set[str]:
+    """Every zone there is: looking through the disk for them takes longer than all the rest of a workspace."""
+    return available_timezones()
 
 
 def _as_written(duration: timedelta) -> str:
@@ -240,7 +247,7 @@ class Workspace(Checked):
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, zone: str) -> str:
-        if zone not in available_timezones():
+        if zone not in _zones():
             raise ValueError(f'"{zone[:60]}" isn\'t a time zone; use a name such as Europe/London')
         return zone
 

@@ -34,7 +34,7 @@ class Layout:
     """How a file is to be read.
 
     ``data_start``: offset of the first record after the headings, in the text as UTF-8. ``left_out`` and
-    ``blank_lines`` count the lines above the headings. ``required``: a line with fewer cells was cut off.
+    ``blank_lines`` count the lines above the headings. ``required``: a file's torn last line with fewer cells was cut off.
     ``width``: how many cells most lines have, at least one for each column.
     """
 

@@ -82,8 +82,8 @@ class CohortReader:
         self.blank_lines, self.left_out = self.layout.blank_lines, self.layout.left_out
         line = self.layout.headings_line + 1
         data_rows = 0
-        for pieces in _one_ahead(self._blocks()):
-            rows = read_rows(pieces, self.layout)
+        for block in _one_ahead(self._blocks()):
+            rows = read_rows(block.pieces, self.layout, cut_off=block.cut_off)
             self.blank_lines += rows.blank
             self.left_out += rows.left_out
             if len(rows.numbers):
@@ -113,7 +113,7 @@ class CohortReader:
         with suppress(Refused):
             yield from self.batches()
 
-    def _blocks(self) -> Iterator[list[bytes | memoryview]]:
+    def _blocks(self) -> Iterator["_Block"]:
         """The data records, made readable, block by block."""
         grammar, width = self.layout.grammar, self.layout.width
         above, rest, skipping = self.layout.data_start, b"", False
@@ -134,7 +134,7 @@ class CohortReader:
             rest = data[scanned.consumed :] + held
             pieces = [piece for piece in scanned.pieces if len(piece)]
             if pieces:
-                yield pieces
+                yield _Block(pieces, cut_off=chunk is None and not data.endswith((b"\n", b"\r")))
 
     def _batch(self, rows: Rows, line: int) -> pa.RecordBatch:
         """Rows as the schema has them; ``line`` is the row number of the block's first record."""
@@ -151,13 +151,21 @@ class CohortReader:
         return pa.record_batch([arrays.get(name, nothing) for name in self.schema.names], schema=self.schema)
 
 
-def _one_ahead(blocks: Iterator[list[bytes | memoryview]]) -> Iterator[list[bytes | memoryview]]:
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Records to be parsed together; ``cut_off``: the last one is the file's last line, which has no end."""
+
+    pieces: list[bytes | memoryview]
+    cut_off: bool
+
+
+def _one_ahead(blocks: Iterator[_Block]) -> Iterator[_Block]:
     """The same, with the next one made ready by another thread in the meantime; numpy and Arrow let both run."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="cohort") as pool:
         coming = pool.submit(next, blocks, None)
-        while (pieces := coming.result()) is not None:
+        while (block := coming.result()) is not None:
             coming = pool.submit(next, blocks, None)
-            yield pieces
+            yield block
 
 
 def open_cohort(path: Path, *, label: str, max_bytes: int, limits: Limits | None = None) -> CohortReader:

@@ -50,13 +50,18 @@ class _Parsed(NamedTuple):
     misshapen: list[tuple[int, str]]
 
 
-def read_rows(pieces: Sequence[bytes | memoryview], layout: Layout) -> Rows:
-    """The rows of a block that was scanned."""
+def read_rows(pieces: Sequence[bytes | memoryview], layout: Layout, *, cut_off: bool = False) -> Rows:
+    """The rows of a block that was scanned; ``cut_off``: the file ends in the middle of its last line.
+
+    A line with fewer cells than there are headings is a row with empty cells at its end: Excel leaves out delimiters
+    where the last columns of some sixteen rows are empty. Only at a file's torn end does it mean that something is lost.
+    """
     parsed = _parse(pieces, layout)
     records = parsed.table.num_rows + len(parsed.misshapen)
     empty, doubtful = _doubtful(parsed.table, layout)
     fates = {row: fate for row, cells in doubtful if (fate := _fate(cells, layout))}
-    others = [(place, *_cells_and_fate(text, layout)) for place, text in parsed.misshapen]
+    torn = records - 1 if cut_off else None
+    others = [(place, *_cells_and_fate(text, layout, torn=place == torn)) for place, text in parsed.misshapen]
     decided = [*fates.values(), *(fate for _, _, fate in others if fate)]
     blank, left_out = len(empty) + decided.count(_BLANK), decided.count(_LEFT_OUT)
     if not (decided or others or len(empty)):
@@ -74,22 +79,22 @@ def read_rows(pieces: Sequence[bytes | memoryview], layout: Layout) -> Rows:
     return Rows(cells, numbers, codes, records, blank, left_out)
 
 
-def _fate(cells: Sequence[str], layout: Layout) -> str | None:
+def _fate(cells: Sequence[str], layout: Layout, *, torn: bool = False) -> str | None:
     """``blank``, ``left out``, the code of the record's problem, or None: it is a data row."""
     if all(map(is_blank, cells)):
         return _BLANK
     if is_count_line(cells):
         return _LEFT_OUT
-    if len(cells) < layout.required or not all(map(is_blank, cells[len(layout.columns) :])):
+    if (torn and len(cells) < layout.required) or not all(map(is_blank, cells[len(layout.columns) :])):
         return "wrong_number_of_cells"
     return None
 
 
-def _cells_and_fate(text: str, layout: Layout) -> tuple[list[str], str | None]:
+def _cells_and_fate(text: str, layout: Layout, *, torn: bool) -> tuple[list[str], str | None]:
     if text.startswith(PLACEHOLDER_MARK):
         return [], text.removeprefix(PLACEHOLDER_MARK).removesuffix(layout.grammar.delimiter)
     cells = layout.grammar.cells(text)
-    return cells, _fate(cells, layout)
+    return cells, _fate(cells, layout, torn=torn)
 
 
 def _parse(pieces: Sequence[bytes | memoryview], layout: Layout) -> _Parsed:

@@ -35,13 +35,21 @@ def expected(text: str, rules: Rules) -> Expected:
             blank += 1
         elif problem is None and cells[0].lower().startswith("patient count") and not any(cells[2:]):
             left_out += 1
-        elif problem is None and (len(cells) < rules.columns or any(cell.strip() for cell in cells[rules.columns :])):
+        elif problem is None and (
+            _torn(text, position, cells, rules) or any(cell.strip() for cell in cells[rules.columns :])
+        ):
             rows.append((number, "wrong_number_of_cells", [None] * rules.columns))
         elif problem:
             rows.append((number, problem, [None] * rules.columns))
         else:
-            rows.append((number, None, [cell or None for cell in cells[: rules.columns]]))
+            padded = [*cells, *[""] * rules.columns]
+            rows.append((number, None, [cell or None for cell in padded[: rules.columns]]))
     return Expected(rows, blank, left_out)
+
+
+def _torn(text: str, after: int, cells: list[str], rules: Rules) -> bool:
+    """A last line without an end, that lacks cells: elsewhere a spreadsheet left out delimiters of empty cells."""
+    return after >= len(text) and not text.endswith(("\n", "\r")) and len(cells) < rules.columns
 
 
 def _record(text: str, start: int, rules: Rules) -> tuple[int, str | None, list[str]]:

@@ -60,13 +60,15 @@ def assign(  # noqa: PLR0913 - what a plan is made of
                 {had} AS held_back,
                 CASE r.path WHEN 'email' THEN 0 WHEN 'sms' THEN {fragments}
                     ELSE CASE WHEN r.mobile IS NULL THEN 0 ELSE {fragments} END END AS fragments,
-                CASE r.path WHEN 'sms' THEN {sms} ELSE {text} END AS text, {subject} AS subject
+                CASE r.path WHEN 'sms' THEN {sms} ELSE {text} END AS text, {subject} AS subject,
+                CASE WHEN r.path = 'sms' OR r.path = 'nhs_app' AND r.mobile IS NOT NULL THEN length({sms}) END AS sms_characters
             FROM {scan(recipients)} r {message.joins(patients, cohort)}
             {"" if same_for_all else "LEFT JOIN asked_texts ON asked_texts.line = r.line"}
         )
         SELECT line, nhs_number, path, rule, CASE WHEN path = 'nhs_app' THEN {literal(snapshot)}::VARCHAR END AS snapshot,
             address, fallback_number, path = 'nhs_app' AND fallback_number IS NULL AS no_sms_fallback, held_back,
-            coalesce(fragments, 0)::INTEGER AS fragments, {DIGEST} AS digest
+            coalesce(fragments, 0)::INTEGER AS fragments, text IS NOT NULL AND subject IS NOT NULL AS complete,
+            length(text) AS characters, sms_characters, {DIGEST} AS digest
         FROM addressed
     """,
         out,
@@ -103,45 +105,29 @@ def gaps(
     con: duckdb.DuckDBPyConnection, channel_plan: Path, patients: Path, cohort: Path, message: Message
 ) -> list[Gap]:
     """Fields without a value for some recipient who isn't held back, with the lines (SPEC 2.6)."""
+    incomplete = f"(FROM {scan(channel_plan)} WHERE NOT complete AND NOT held_back)"
+    fields = [name for name in message.known_fields if name != "organisation_name"]
+    if not fields or con.sql(f"SELECT count(*) FROM {incomplete}").fetchall() == [(0,)]:
+        return []
     found: list[Gap] = []
-    for name in message.known_fields:
-        value = message.columns[name]
-        if name == "organisation_name":
-            continue
+    for name in fields:
+        missing = f"({unless_blank_sql(f'({message.columns[name]})')}) IS NULL"
         total, lines = con.sql(f"""
             SELECT count(*), list(line ORDER BY line)[1:{_SHOWN_LINES}]
-            FROM {scan(channel_plan)} r {message.joins(patients, cohort)}
-            WHERE NOT r.held_back AND ({unless_blank_sql(f"({value})")}) IS NULL
+            FROM {incomplete} r {message.joins(patients, cohort)} WHERE {missing}
         """).fetchall()[0]
         if total:
             found.append(Gap(name, total, lines))
     return found
 
 
-def too_long(
-    con: duckdb.DuckDBPyConnection,
-    channel_plan: Path,
-    patients: Path,
-    cohort: Path,
-    message: Message,
-    *,
-    path: str,
-    longer_than: int | None = None,
-    more_fragments_than: int | None = None,
-) -> Gap | None:
-    """Recipients of one path whose text is over the limit, or None. Held-back ones don't count."""
-    over = (
-        f"r.fragments > {more_fragments_than}"
-        if more_fragments_than is not None
-        else f"length({message.sms_sql() if path == 'sms' else message.text_sql()}) > {longer_than}"
-    )
-    sent_so = "r.path = 'sms' OR r.fallback_number IS NOT NULL" if path == "sms" else f"r.path = '{path}'"
+def over(con: duckdb.DuckDBPyConnection, channel_plan: Path, condition: str) -> Gap | None:
+    """Recipients of whose message this holds (a condition on the plan's columns), or None. Held-back ones don't count."""
     total, lines = con.sql(f"""
-        SELECT count(*), list(line ORDER BY line)[1:{_SHOWN_LINES}]
-        FROM {scan(channel_plan)} r {message.joins(patients, cohort)}
-        WHERE NOT r.held_back AND ({sent_so}) AND {over}
+        SELECT count(*), list(line ORDER BY line)[1:{_SHOWN_LINES}] FROM {scan(channel_plan)}
+        WHERE NOT held_back AND ({condition})
     """).fetchall()[0]
-    return Gap(path, total, lines) if total else None
+    return Gap(condition, total, lines) if total else None
 
 
 def queue(

@@ -1,11 +1,15 @@
 """A DuckDB connection for one stage: bounded memory, spilling beside the home's data, errors without cells."""
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import duckdb
+
+from batch_pipeline.errors import says_full_disk
 
 
 class SetWorkFailed(RuntimeError):
@@ -16,8 +20,7 @@ class SetWorkFailed(RuntimeError):
 def duck(scratch: Path, memory_limit: str = "700MB", threads: int | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """A fresh in-memory connection that spills into ``scratch`` and is closed at the end, whatever happens.
 
-    Raises ``SetWorkFailed`` in place of any ``duckdb.Error``; a full disk stays an ``OSError`` of DuckDB's kind
-    ("IO Error"), named as such.
+    Raises ``SetWorkFailed`` in place of any ``duckdb.Error``, and for a full disk an ``OSError`` that says so.
     """
     scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
     with TemporaryDirectory(dir=scratch, prefix="spill-") as spill:
@@ -29,6 +32,8 @@ def duck(scratch: Path, memory_limit: str = "700MB", threads: int | None = None)
         try:
             yield connection
         except duckdb.Error as error:
+            if says_full_disk(str(error)):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch)) from None
             raise SetWorkFailed(f"{type(error).__name__} in the set work of this stage") from None
         finally:
             connection.close()

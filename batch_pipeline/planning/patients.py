@@ -230,7 +230,7 @@ def _write(con: duckdb.DuckDBPyConnection, cohort: Path, files: PatientFiles, to
             m.deceased OR coalesce(r.deceased, false) AS deceased,
             coalesce(m.deceased_detail, r.deceased_detail) AS deceased_detail
         FROM mended m
-        LEFT JOIN repeated r ON r.nhs_number = m.nhs_number
+        LEFT JOIN repeated r ON r.kept_line = m.line
         ANTI JOIN rejected ON rejected.line = m.line
         ANTI JOIN duplicated ON duplicated.line = m.line
     """,

@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from batch_pipeline.planning.channels import WHOLE_DIGEST, Gap, gaps, too_long
+from batch_pipeline.planning.channels import WHOLE_DIGEST, Gap, gaps, over
 from batch_pipeline.planning.duck import scan, write
 from batch_pipeline.planning.message import Message
 from batch_pipeline.rules import costs, paths, policy, reasons
@@ -146,20 +146,32 @@ def _problems(con: duckdb.DuckDBPyConnection, files: PlanFiles, message: Message
     if message.unknown_fields:
         names = ", ".join(f"{{{{ {name} }}}}" for name in message.unknown_fields)
         return [f"the message names {names}, but the cohort has no such column: correct the field, or add the column"]
-    tables = (con, files.channel_plan, files.patients, files.cohort, message)
     found = [
         f"{{{{ {gap.what} }}}} has no value for {_people(gap)}: fill it in, or take the field out of the message"
-        for gap in gaps(*tables)
+        for gap in gaps(con, files.channel_plan, files.patients, files.cohort, message)
     ]
     if found:
         return found
-    for path, limit in sms.LIMITS.items():
-        if over := too_long(*tables, path=path, longer_than=limit):
-            found.append(f"the text is over {limit:,} characters by {path} for {_people(over)}: shorten it")
-    most = sms.SELF_BOOK_FRAGMENTS
-    if message_type == "self_book" and (over := too_long(*tables, path="sms", more_fragments_than=most)):
-        found.append(f"a self-book SMS may not exceed {most} fragments, but does for {_people(over)}: shorten it")
-    return found
+    limits = {
+        f"the text is over {limit:,} characters by {_CHANNELS[path]}": f"{_LENGTHS[path]} > {limit}"
+        for path, limit in sms.LIMITS.items()
+    }
+    if message_type == "self_book":
+        most = sms.SELF_BOOK_FRAGMENTS
+        limits[f"a self-book SMS may not exceed {most} fragments, but does"] = f"fragments > {most}"
+    return [
+        f"{what} for {_people(gap)}: shorten it"
+        for what, condition in limits.items()
+        if (gap := over(con, files.channel_plan, condition))
+    ]
+
+
+_CHANNELS = {"sms": "SMS", "nhs_app": "NHS App", "email": "email"}
+_LENGTHS = {
+    "sms": "sms_characters",
+    "nhs_app": "path = 'nhs_app' AND characters",
+    "email": "path = 'email' AND characters",
+}
 
 
 def _people(gap: Gap) -> str:
@@ -172,7 +184,7 @@ def _warnings(
     con: duckdb.DuckDBPyConnection, files: PlanFiles, counted: Mapping[str, Any], snapshot: Snapshot, sender: Sender
 ) -> list[str]:
     mobiles, emails, bad_emails = con.sql(f"""
-        SELECT count(mobile) - count(DISTINCT mobile), count(email) - count(DISTINCT email),
+        SELECT count(mobile) - count(DISTINCT hash(mobile)), count(email) - count(DISTINCT hash(email)),
             count(*) FILTER (email_kind = 'bad')
         FROM {scan(files.patients)}
     """).fetchall()[0]

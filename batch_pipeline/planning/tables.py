@@ -32,8 +32,8 @@ def _line() -> pa.Column:
     return _column("INTEGER", "the row a person sees in a spreadsheet", pa.Check.ge(1))
 
 
-def _nhs_number(*, unique: bool = False) -> pa.Column:
-    return _column(TEXT, "ten digits, check digit right", pa.Check.str_matches(r"^[0-9]{10}$"), unique=unique)
+_NHS_NUMBER = _column(TEXT, "ten digits, check digit right")
+"""Downstream of ``patients``, where its form is checked."""
 
 
 _AS_TYPED = {
@@ -55,7 +55,7 @@ COHORT = pa.DataFrameSchema(
 PATIENTS = pa.DataFrameSchema(
     {
         "line": _line(),
-        "nhs_number": _nhs_number(unique=True),
+        "nhs_number": _column(TEXT, "ten digits, check digit right", pa.Check.str_matches(r"^[0-9]{10}$"), unique=True),
         "patient_name": _column(TEXT, "full name", nullable=True),
         "first_name": _column(TEXT, "given name, or found in the full name", nullable=True),
         "surname": _column(TEXT, "family name, or found in the full name", nullable=True),
@@ -103,7 +103,7 @@ DUPLICATES = pa.DataFrameSchema(
 CONTACTABILITY = pa.DataFrameSchema(
     {
         "line": _line(),
-        "nhs_number": _nhs_number(),
+        "nhs_number": _NHS_NUMBER,
         "path": _column(TEXT, "the path that the table gives", pa.Check.isin(list(PATHS))),
         "rule": _column(TEXT, "the cell of the path table that chose it"),
         "contactable": _column("BOOLEAN", "no reason holds"),
@@ -122,7 +122,7 @@ CONTACTABILITY = pa.DataFrameSchema(
 RECIPIENTS = pa.DataFrameSchema(
     {
         "line": _line(),
-        "nhs_number": _nhs_number(),
+        "nhs_number": _NHS_NUMBER,
         "path": _column(TEXT, "the path chosen", pa.Check.isin(list(PATHS))),
         "rule": _column(TEXT, "the cell of the path table that chose it"),
         "email": _column(TEXT, "usable email address", nullable=True),
@@ -136,7 +136,7 @@ RECIPIENTS = pa.DataFrameSchema(
 NON_CONTACTABLE = pa.DataFrameSchema(
     {
         "line": _line(),
-        "nhs_number": _nhs_number(),
+        "nhs_number": _NHS_NUMBER,
         "patient_name": _column(TEXT, "full name", nullable=True),
         "date_of_birth": _column("DATE", "date of birth", nullable=True),
         "primary_reason": _column(TEXT, "first reason that holds", pa.Check.isin(list(REASONS))),
@@ -151,7 +151,7 @@ NON_CONTACTABLE = pa.DataFrameSchema(
 CHANNEL_PLAN = pa.DataFrameSchema(
     {
         "line": _line(),
-        "nhs_number": _nhs_number(unique=True),
+        "nhs_number": _NHS_NUMBER,
         "path": _column(TEXT, "the channel of the one message", pa.Check.isin(list(PATHS))),
         "rule": _column(TEXT, "the cell of the path table that chose it"),
         "snapshot": _column(TEXT, "date of the NHS App snapshot it was chosen from", nullable=True),
@@ -160,6 +160,9 @@ CHANNEL_PLAN = pa.DataFrameSchema(
         "no_sms_fallback": _column("BOOLEAN", "goes by the App and has no number to fall back to"),
         "held_back": _column("BOOLEAN", "had this message from this workspace in the last 30 days"),
         "fragments": _column("INTEGER", "SMS fragments of the text, of the fallback for the App", pa.Check.ge(0)),
+        "complete": _column("BOOLEAN", "every field of the message has a value"),
+        "characters": _column("BIGINT", "length of the text as it is sent", nullable=True),
+        "sms_characters": _column("BIGINT", "length of the SMS, or of the one it may fall back to", nullable=True),
         "digest": _column(TEXT, "of everything that would be sent to this patient"),
     },
     name="channel_plan",
@@ -300,8 +303,17 @@ def _literal(value: str) -> str:
 
 
 def astray(connection: duckdb.DuckDBPyConnection, whole: Path, parts: tuple[Path, ...]) -> int:
-    """How many lines of ``whole`` aren't in exactly one of ``parts``, or are in a part and not in ``whole``."""
+    """How many lines of ``whole`` aren't in exactly one of ``parts``, or are in a part and not in ``whole``.
+
+    First by a checksum over all lines, which takes a tenth of the time; lines are only counted where it differs.
+    """
     placed = " UNION ALL ".join(f"SELECT line FROM {scan(part)}" for part in parts)
+    checksum = "count(*), coalesce(sum(hash(line)::HUGEINT), 0), coalesce(sum(hash(line, 1)::HUGEINT), 0)"
+    if (
+        connection.sql(f"SELECT {checksum} FROM {scan(whole)}").fetchall()
+        == connection.sql(f"SELECT {checksum} FROM ({placed})").fetchall()
+    ):
+        return 0
     return connection.sql(f"""
         SELECT count(*) FROM (
             SELECT line, sum(here) AS here, sum(there) AS there FROM (

@@ -70,9 +70,9 @@ def oracle(text: str) -> tuple[str, str | None]:
     national = phonenumbers.national_significant_number(number)
     if number.country_code == 44 and len(national) == 10 and national.startswith("7700900"):
         return "mobile", phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
-    if not phonenumbers.is_valid_number(number) or number.country_code != 44:
-        return "not_uk", None
     kind = phonenumbers.number_type(number)
+    if number.country_code != 44 or kind == PhoneNumberType.UNKNOWN:  # which is to say, not valid
+        return "not_uk", None
     if kind == PhoneNumberType.MOBILE:
         return "mobile", phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
     return ("landline" if kind == PhoneNumberType.FIXED_LINE else "not_mobile"), None
@@ -82,8 +82,10 @@ def by_hand(text: str) -> str:
     """The mending of SPEC 2.1 that libphonenumber doesn't do itself, written another way."""
     for invisible in "\u200b\ufeff\u202d\u202c":
         text = text.replace(invisible, "")
-    if text.endswith(".0") and text[:-2].isdigit():
-        text = text[:-2]
+    # A whole number as a float; one that begins with a zero never was a number.
+    whole, _, fraction = text.strip().partition(".")
+    if set(fraction) == {"0"} and whole.isdigit() and whole[0] != "0" and 9 <= len(whole) <= 15:
+        text = whole
     return text.replace("O", "0").replace("o", "0").replace("\t", " ")
 
 
@@ -132,6 +134,17 @@ def test_a_plain_mobile_is_not_mended(shape: str) -> None:
 @pytest.mark.parametrize("shape", SHAPES[2:29])
 def test_a_dirty_mobile_is_mended(shape: str) -> None:
     assert phones.classify(written(shape, FICTIONAL)) == Phone("mobile", f"+44{FICTIONAL}", mended=True, detail=None)
+
+
+@pytest.mark.parametrize("shape", ["{n}.0", "{n}.00", " {n}.0", "{n}.0\u200b", "44{n}.0"])
+def test_a_float_of_a_whole_number_is_mended(shape: str) -> None:
+    assert phones.classify(written(shape, FICTIONAL)) == Phone("mobile", f"+44{FICTIONAL}", mended=True, detail=None)
+    assert differences([written(shape, FICTIONAL)]) == []
+
+
+@pytest.mark.parametrize("shape", ["{n}.0", " {n}.0 "])
+def test_the_nought_behind_a_float_s_point_never_becomes_a_missing_digit(shape: str) -> None:
+    assert phones.classify(shape.format(n=FICTIONAL[:-1])).detail == phones.TOO_SHORT
 
 
 def test_digits_of_other_scripts_are_digits() -> None:

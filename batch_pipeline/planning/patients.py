@@ -192,18 +192,21 @@ def _reject(con: duckdb.DuckDBPyConnection, *, today: date, needs_date_of_birth:
 
 
 def _find_duplicates(con: duckdb.DuckDBPyConnection) -> None:
-    """``repeated``: one row a patient who stands on several valid lines, with the line that stays.
+    """``repeated``: one row a patient who stands on several lines, with the line that stays.
 
-    The first line with a usable contact detail; the first line, if none has one (SPEC 2.2).
+    The first line with a usable contact detail; the first line, if none has one (SPEC 2.2). Deceased on any line counts,
+    on a rejected one too: whoever wrote it meant this patient.
     """
     con.execute("""
         CREATE TEMP TABLE repeated AS
         SELECT nhs_number,
-            coalesce(min(line) FILTER (phone_kind = 'mobile' OR email_kind = 'good'), min(line)) AS kept_line,
+            coalesce(min(line) FILTER (valid AND (phone_kind = 'mobile' OR email_kind = 'good')), min(line) FILTER (valid))
+                AS kept_line,
             bool_or(deceased) AS deceased,
-            max(deceased_detail) FILTER (deceased) AS deceased_detail
-        FROM mended ANTI JOIN rejected USING (line)
-        GROUP BY nhs_number HAVING count(*) > 1
+            CASE WHEN NOT bool_or(deceased AND deceased_detail IS NULL) THEN max(deceased_detail) END AS deceased_detail
+        FROM (SELECT m.*, r.line IS NULL AS valid FROM mended m LEFT JOIN rejected r USING (line))
+        WHERE nhs_number IS NOT NULL
+        GROUP BY nhs_number HAVING count(*) > 1 AND bool_or(valid)
     """)
     con.execute("""
         CREATE TEMP TABLE duplicated AS
@@ -228,7 +231,7 @@ def _write(con: duckdb.DuckDBPyConnection, cohort: Path, files: PatientFiles, to
             coalesce(m.surname, {names.surname_sql("m.patient_name")}) AS surname,
             m.date_of_birth, m.email, m.email_kind, m.email_detail, m.mobile, m.phone_kind, m.phone_detail,
             m.deceased OR coalesce(r.deceased, false) AS deceased,
-            coalesce(m.deceased_detail, r.deceased_detail) AS deceased_detail
+            CASE WHEN r.kept_line IS NULL THEN m.deceased_detail ELSE r.deceased_detail END AS deceased_detail
         FROM mended m
         LEFT JOIN repeated r ON r.kept_line = m.line
         ANTI JOIN rejected ON rejected.line = m.line
@@ -240,11 +243,11 @@ def _write(con: duckdb.DuckDBPyConnection, cohort: Path, files: PatientFiles, to
         con,
         f"""
         SELECT r.line, r.reason,
-            CASE r.reason WHEN 'nhs_number_invalid' THEN {nhs_number.problem_sql(nhs_number.normalised_sql("c.nhs_number"))}
+            CASE r.reason WHEN 'nhs_number_invalid' THEN {nhs_number.problem_sql("m.nhs_number")}
                 WHEN 'date_of_birth_invalid' THEN {dates.problem_sql("c.date_of_birth", today)} END AS detail,
             c.nhs_number, coalesce(c.patient_name, nullif(concat_ws(' ', c.first_name, c.surname), '')) AS patient_name,
             c.date_of_birth
-        FROM rejected r JOIN {scan(cohort)} c USING (line) ORDER BY r.line
+        FROM rejected r JOIN {scan(cohort)} c USING (line) JOIN mended m USING (line) ORDER BY r.line
     """,
         files.rejected_rows,
     )

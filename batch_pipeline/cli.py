@@ -5,14 +5,15 @@ that Dagster takes to load.
 """
 
 import sys
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from batch_pipeline.errors import Refused
-from batch_pipeline.home import Home
+from batch_pipeline.errors import DISK_IS_FULL, Refused, RunFailed, is_full_disk
+from batch_pipeline.home import Home, keep_private
 from batch_pipeline.house import House
 
 app = typer.Typer(
@@ -104,9 +105,10 @@ def submit(
     house.home.require()
     spec = house.home.inbox / spec if not spec.is_file() and (house.home.inbox / spec).is_file() else spec
     batch = load_batch_file(spec).batch
-    name = submission.into_inbox(house, spec)
+    submission.check_inbox(house, spec)
     with _watched(f"planning {batch}"):
-        Runner(house.home).run("plan", batch, _now(at), {"cohort": {"config": {"spec": name}}})
+        Runner(house.home).run("plan", batch, _now(at), {"cohort": {"config": {"spec": submission.place(house, spec)}}})
+    submission.into_inbox(house, spec)
     _show_plan(house, batch, _now(at), as_json=as_json)
 
 
@@ -167,19 +169,10 @@ def dispatch(
     from batch_pipeline.operations.dispatching import plan_to_send, ready_to_send
 
     house: House = context.obj
-    now = _now(at)
     if batch is not None:
         plan_to_send(house, batch)
     due = [batch] if batch is not None else ready_to_send(house)
-    if due:
-        from batch_pipeline.runner import Runner
-
-        runner = Runner(house.home)
-        for each in due:
-            with _watched(f"sending {each}"):
-                runner.run("dispatch", each, now)
-            _say(_view().one_line(_status(house, each)))
-    else:
+    if not _carry_out(house, _now(at), ("dispatch", "sending", lambda: due)):
         _say("nothing is waiting to be sent")
 
 
@@ -190,27 +183,45 @@ def sweep(context: typer.Context, at: At = None) -> None:
 
     house: House = context.obj
     now = _now(at)
-    with_receipts = with_news(house, now)
-    runner = None
-    if with_receipts:
-        from batch_pipeline.runner import Runner
-
-        runner = Runner(house.home)
-        for batch in with_receipts:
-            with _watched(f"receipts of {batch}"):
-                runner.run("receipts", batch, now)
-    falling_back = with_fallbacks_due(house, now)
-    if falling_back:
-        from batch_pipeline.runner import Runner
-
-        runner = runner or Runner(house.home)
-        for batch in falling_back:
-            with _watched(f"fallbacks of {batch}"):
-                runner.run("fallback", batch, now)
-    for batch in dict.fromkeys([*with_receipts, *falling_back]):
-        _say(_view().one_line(_status(house, batch)))
-    if not with_receipts and not falling_back:
+    if not _carry_out(
+        house,
+        now,
+        ("receipts", "receipts of", lambda: with_news(house, now)),
+        ("fallback", "fallbacks of", lambda: with_fallbacks_due(house, now)),
+    ):
         _say("nothing is due")
+
+
+def _carry_out(house: House, now: datetime, *stages: tuple[str, str, Callable[[], Sequence[str]]]) -> bool:
+    """Runs each stage's job for the batches due for it, and says where they stand then; False when none was due.
+
+    A batch that is refused doesn't keep the others waiting: what was refused is raised at the end.
+    """
+    runner: Any = None
+    touched: dict[str, None] = {}
+    faults: list[Refused | RunFailed] = []
+    for job, doing, due in stages:
+        for batch in due():
+            if runner is None:
+                from batch_pipeline.runner import Runner
+
+                runner = Runner(house.home)
+            touched[batch] = None
+            try:
+                with _watched(f"{doing} {batch}"):
+                    runner.run(job, batch, now)
+            except (Refused, RunFailed) as fault:
+                faults.append(fault)
+    for batch in touched:
+        try:
+            _say(_view().one_line(_status(house, batch)))
+        except Refused as fault:
+            faults.append(fault)
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise Refused("; ".join(dict.fromkeys(map(str, faults))))
+    return bool(touched)
 
 
 @app.command()
@@ -301,13 +312,23 @@ def _print_json(found: Any) -> None:
 
 def main() -> None:
     """The console script."""
+    keep_private()
     try:
         app()
     except Refused as refusal:
-        typer.echo(f"refused: {refusal}", err=True)
-        sys.exit(1)
+        sentence = f"refused: {refusal}"
+    except RunFailed as failure:
+        sentence = f"failed: {failure}"
     except BrokenPipeError:
         sys.exit(1)
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        sentence = f"refused: {DISK_IS_FULL}"
+    else:
+        return
+    typer.echo(sentence, err=True)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -135,6 +135,11 @@ class Home:
             ) from None
 
 
+def keep_private() -> None:
+    """From now on whatever this process makes is its owner's alone, also what Dagster makes: call it first."""
+    os.umask(0o077)
+
+
 def _wanted(path: Path) -> bool:
     """An example is for an empty folder: one that was renamed or thrown away doesn't come back."""
     return path.name == "dagster.yaml" or not any(path.parent.iterdir())

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -11,12 +11,8 @@ import dagster as dg
 
 from batch_pipeline.defs.partitions import BATCHES
 from batch_pipeline.defs.refusals import SENTENCE
-from batch_pipeline.errors import Refused
+from batch_pipeline.errors import DISK_IS_FULL, Refused, RunFailed, says_full_disk
 from batch_pipeline.home import Home
-
-
-class RunFailed(RuntimeError):
-    """A run failed for a reason the user can't mend; names the run and the step, which the UI shows whole."""
 
 
 class Runner:
@@ -68,6 +64,8 @@ def _why(result: dg.ExecuteInProcessResult, job: str) -> Exception:
             failure = event.step_failure_data.user_failure_data
             if failure and SENTENCE in failure.metadata:
                 return Refused(str(failure.metadata[SENTENCE].value))
+            if any(says_full_disk(said) for said in _said(event.step_failure_data.error)):
+                return Refused(DISK_IS_FULL)
     for event in result.get_asset_check_evaluations():
         if not event.passed and event.blocking:
             what = f"{event.check_name} of {event.asset_key.to_user_string()}"
@@ -78,3 +76,10 @@ def _why(result: dg.ExecuteInProcessResult, job: str) -> Exception:
     return RunFailed(
         f"{job}: run {result.run_id} failed in {', '.join(map(str, steps)) or 'its set-up'}; the UI shows it whole"
     )
+
+
+def _said(error: Any) -> Iterator[str]:
+    """What a failed step's error said, and what caused it."""
+    while error is not None:
+        yield error.message
+        error = error.cause or error.context

@@ -25,7 +25,7 @@ class CohortConfig(dg.Config):
     """Where a cohort comes from."""
 
     spec: str = ""
-    """Name of a batch file in the inbox. Empty: read the kept cohort of the registered batch again."""
+    """Name of a batch file in the inbox, or the path of one elsewhere. Empty: the kept cohort of the registered batch."""
 
 
 @dg.multi_asset(

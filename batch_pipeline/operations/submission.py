@@ -1,5 +1,6 @@
 """Taking a submitted batch in: its file read, its cohort kept byte for byte, both registered or neither."""
 
+import filecmp
 import hashlib
 import os
 import shutil
@@ -33,7 +34,7 @@ class Intake:
 
 
 def take_in(house: House, batch: str, spec: str | None, folder: Path, now: datetime) -> Intake:
-    """Reads the cohort of a batch file in the inbox (``spec``), or of the registered batch again (``None``).
+    """Reads the cohort of a batch file (``spec``: its ``place``), or of the registered batch again (``None``).
 
     ``Refused`` for whatever a person can mend; then nothing is kept and nothing registered.
     """
@@ -142,24 +143,60 @@ def read_into(reader: CohortReader, folder: Path) -> tuple[Path, int]:
     return table, lines
 
 
-def into_inbox(house: House, spec: Path) -> str:
-    """Copies a batch file and its cohort into the inbox unless they are there; gives the file's name in it.
+def place(house: House, spec: Path) -> str:
+    """What a run is told of where a batch file is: its name in the inbox, or its path elsewhere."""
+    return spec.name if _is_in_inbox(house, spec) else str(spec.absolute())
 
-    The cohort first and each under its whole name at once, so that the inbox sensor never sees half of them.
-    """
+
+def _is_in_inbox(house: House, spec: Path) -> bool:
+    return spec.parent.resolve() == house.home.inbox.resolve()
+
+
+def _stays_where_it_is(file: BatchFile) -> bool:
+    """Whether the batch file gives its cohort's whole path, which holds from the inbox as well."""
+    return Path(file.cohort).expanduser().is_absolute()
+
+
+def check_inbox(house: House, spec: Path) -> None:
+    """``Refused`` when the files can't come into the inbox: too large, or another batch's lie there by these names."""
     file = load_batch_file(spec)
     source = cohort_of(spec, file)
-    inbox = house.home.inbox
-    if spec.parent.resolve() == inbox.resolve():
-        return spec.name
+    if _is_in_inbox(house, spec):
+        return
+    if not (_stays_where_it_is(file) or source.parent.resolve() == spec.parent.resolve()):
+        raise Refused(f"{spec.name}: cohort: {file.cohort} isn't in the same folder: move it there, or give its whole path")
     size = source.stat().st_size
     if size > house.settings.max_cohort_bytes:
         raise Refused(
             f"{source.name}: it has {size:,} bytes, the limit is {house.settings.max_cohort_bytes:,}: split it into smaller cohorts"
         )
-    for path in (source, spec):
-        part = inbox / f".{path.name}.part"
-        shutil.copyfile(path, part)
-        part.chmod(0o600)
-        part.replace(inbox / path.name)
+    for other in sorted(house.home.inbox.glob("[!.]*.y*ml")):
+        try:
+            theirs = load_batch_file(other)
+        except Refused:
+            continue
+        for mine in (spec, source):
+            there = house.home.inbox / mine.name
+            is_theirs = theirs.batch != file.batch and mine.name in (other.name, theirs.cohort)
+            if is_theirs and there.is_file() and not filecmp.cmp(mine, there, shallow=False):
+                raise Refused(f"{mine.name}: the inbox has another file of this name, of batch {theirs.batch}: rename yours")
+
+
+def into_inbox(house: House, spec: Path) -> str:
+    """Copies a batch file and its cohort into the inbox unless they are there; gives the file's name in it.
+
+    The cohort first and each under its whole name at once, so that the inbox sensor never sees half of them.
+    """
+    check_inbox(house, spec)
+    if _is_in_inbox(house, spec):
+        return spec.name
+    file = load_batch_file(spec)
+    for path in (spec,) if _stays_where_it_is(file) else (cohort_of(spec, file), spec):
+        part = house.home.inbox / f".{path.name}.part"
+        try:
+            shutil.copyfile(path, part)
+            part.chmod(0o600)
+            part.replace(house.home.inbox / path.name)
+        finally:
+            part.unlink(missing_ok=True)
     return spec.name

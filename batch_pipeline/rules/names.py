@@ -22,7 +22,7 @@ TITLES = (
     "master",
 )
 
-_TITLE = rf"(?i)^({'|'.join(TITLES)})\.?\s+"
+_TITLES = rf"(?i)^(?:(?:{'|'.join(TITLES)})\.?(?:\s+|$))+"
 _IN_BRACKETS = r"\s*\([^)]*\)"
 
 
@@ -37,13 +37,10 @@ def first_name_sql(full_name: str) -> str:
 
 def surname_sql(full_name: str) -> str:
     """DuckDB expression: the family name in a full name (a VARCHAR expression), or NULL."""
-    bare = _bare(full_name)
-    return (
-        f"nullif(CASE WHEN contains({full_name}, ',') THEN trim(split_part({full_name}, ',', 1)) "
-        f"ELSE split_part({bare}, ' ', -1) END, '')"
-    )
+    before_comma, whole = _bare(f"split_part({full_name}, ',', 1)"), _bare(full_name)
+    return f"nullif(CASE WHEN contains({full_name}, ',') THEN {before_comma} ELSE split_part({whole}, ' ', -1) END, '')"
 
 
 def _bare(name: str) -> str:
-    """The name without a title before it or in brackets behind it, single-spaced."""
-    return f"trim(regexp_replace(regexp_replace(regexp_replace({name}, '{_IN_BRACKETS}', '', 'g'), '\\s+', ' ', 'g'), '{_TITLE}', ''))"
+    """The name without titles before it or in brackets behind it, single-spaced."""
+    return f"trim(regexp_replace(regexp_replace(regexp_replace({name}, '{_IN_BRACKETS}', '', 'g'), '\\s+', ' ', 'g'), '{_TITLES}', ''))"

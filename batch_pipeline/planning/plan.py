@@ -183,11 +183,8 @@ def _people(gap: Gap) -> str:
 def _warnings(
     con: duckdb.DuckDBPyConnection, files: PlanFiles, counted: Mapping[str, Any], snapshot: Snapshot, sender: Sender
 ) -> list[str]:
-    mobiles, emails, bad_emails = con.sql(f"""
-        SELECT count(mobile) - count(DISTINCT hash(mobile)), count(email) - count(DISTINCT hash(email)),
-            count(*) FILTER (email_kind = 'bad')
-        FROM {scan(files.patients)}
-    """).fetchall()[0]
+    bad_emails = con.sql(f"SELECT count(*) FILTER (email_kind = 'bad') FROM {scan(files.patients)}").fetchall()[0][0]
+    mobiles, emails = _sharing(con, files.patients, "mobile"), _sharing(con, files.patients, "email")
     said = {
         "{n:,} lines are unreadable or invalid: see rejected_rows.csv": counted["rejected"],
         "{n:,} further lines of a patient disagree on contact details: the first usable line was taken": counted[
@@ -212,6 +209,15 @@ def _warnings(
     if sender.save_to_record:
         warnings.append("saving to the record is not yet done by this version")
     return warnings
+
+
+def _sharing(con: duckdb.DuckDBPyConnection, patients: Path, column: str) -> int:
+    """How many patients have the same in this column as somebody else."""
+    return con.sql(f"""
+        SELECT coalesce(sum(n), 0)::BIGINT FROM (
+            SELECT count(*) AS n FROM {scan(patients)} WHERE {column} IS NOT NULL GROUP BY hash({column}) HAVING n > 1
+        )
+    """).fetchall()[0][0]
 
 
 def _samples(subject: str, body: str, recipients: Mapping[str, int]) -> dict[str, dict[str, str]]:

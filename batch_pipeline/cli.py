@@ -291,7 +291,7 @@ def _view() -> Any:
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(soft_wrap=False)
+    return Console(soft_wrap=True)
 
 
 def _watched(what: str) -> Any:

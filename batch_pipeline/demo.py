@@ -26,7 +26,7 @@ _BATCHES = (
 
 def run_demo(house: House) -> None:
     """Shows every step. Run again in the same home, it plans the same and sends nothing again."""
-    console = Console()
+    console = Console(soft_wrap=True)
     _furnish(house)
     runner = Runner(house.home)
     for batch, at in _BATCHES:

@@ -4,6 +4,7 @@ import filecmp
 import hashlib
 import os
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -135,10 +136,17 @@ def _read(reader: CohortReader, kept: Path, sha256: str, folder: Path) -> Intake
 def read_into(reader: CohortReader, folder: Path) -> tuple[Path, int]:
     """Writes a cohort's rows to Parquet in ``folder``; gives the path and the number of data lines."""
     table, lines = folder / "cohort", 0
-    with pq.ParquetWriter(table, reader.schema, compression="snappy") as writer:
+    # No dictionaries, no statistics: nearly every cell is another one, and every reader reads them all.
+    plain = {"compression": "lz4", "use_dictionary": False, "write_statistics": False}
+    with pq.ParquetWriter(table, reader.schema, **plain) as writer, ThreadPoolExecutor(max_workers=1) as pool:
+        written: Future[None] | None = None
         for batch in reader.batches():
-            writer.write_batch(batch)
+            if written is not None:
+                written.result()
+            written = pool.submit(writer.write_batch, batch)  # while the next one is read
             lines += batch.num_rows
+        if written is not None:
+            written.result()
     table.chmod(0o600)
     return table, lines
 
@@ -164,7 +172,9 @@ def check_inbox(house: House, spec: Path) -> None:
     if _is_in_inbox(house, spec):
         return
     if not (_stays_where_it_is(file) or source.parent.resolve() == spec.parent.resolve()):
-        raise Refused(f"{spec.name}: cohort: {file.cohort} isn't in the same folder: move it there, or give its whole path")
+        raise Refused(
+            f"{spec.name}: cohort: {file.cohort} isn't in the same folder: move it there, or give its whole path"
+        )
     size = source.stat().st_size
     if size > house.settings.max_cohort_bytes:
         raise Refused(
@@ -179,7 +189,9 @@ def check_inbox(house: House, spec: Path) -> None:
             there = house.home.inbox / mine.name
             is_theirs = theirs.batch != file.batch and mine.name in (other.name, theirs.cohort)
             if is_theirs and there.is_file() and not filecmp.cmp(mine, there, shallow=False):
-                raise Refused(f"{mine.name}: the inbox has another file of this name, of batch {theirs.batch}: rename yours")
+                raise Refused(
+                    f"{mine.name}: the inbox has another file of this name, of batch {theirs.batch}: rename yours"
+                )
 
 
 def into_inbox(house: House, spec: Path) -> str:

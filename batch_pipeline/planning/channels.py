@@ -39,66 +39,63 @@ def assign(  # noqa: PLR0913 - what a plan is made of
     """Writes ``channel_plan``. A patient whose text lacks a value has 0 fragments; ``gaps`` tells of them."""
     hasher.prepare(con)
     con.register("given_had", pa.table({"patient": pa.array(list(already_had), pa.string())}))
-    had = f"NOT r.begun AND {hasher.sql('r.nhs_number')} IN (SELECT patient FROM given_had)" if already_had else "false"
+    had = f"NOT begun AND {hasher.sql('r.nhs_number')} IN (SELECT patient FROM given_had)" if already_had else "false"
     if message.unknown_fields:
-        text = sms = subject = "NULL::VARCHAR"
+        text = sms = subject = fragments = "NULL::VARCHAR"
     else:
-        text, sms, subject = message.text_sql(), message.sms_sql(), message.subject_sql()
-    same_for_all = not message.body.fields
-    fragments = (
-        str(sms_fragments(_constant(con, sms)).parts)
-        if same_for_all
-        else _fragments(con, sms, message, recipients, patients, cohort)
-    )
+        text, sms, subject, fragments = (
+            message.text_sql(), message.sms_sql(), message.subject_sql(), message.fragments_sql()
+        )  # fmt: skip
+    con.execute(f"""
+        CREATE OR REPLACE TEMP TABLE addressed AS
+        SELECT r.line, r.nhs_number, r.path, r.rule, r.address, r.fallback_number, {had} AS held_back, by_sms,
+            CASE WHEN by_sms THEN {fragments} END::INTEGER AS fragments,
+            CASE WHEN by_sms THEN length({sms}) END AS sms_characters,
+            length({text}) AS characters, length({text}) + length({subject}) IS NOT NULL AS complete,
+            {message.digest_sql()} AS digest
+        FROM (
+            SELECT line, nhs_number, path, rule, begun,
+                CASE path WHEN 'email' THEN email WHEN 'sms' THEN mobile ELSE nhs_number END AS address,
+                CASE WHEN path = 'nhs_app' THEN mobile END AS fallback_number,
+                path = 'sms' OR path = 'nhs_app' AND mobile IS NOT NULL AS by_sms
+            FROM {scan(recipients)}
+        ) r {message.joins(patients, cohort)}
+    """)
+    _ask_fragments(con, sms, message, patients, cohort)
     write(
         con,
         f"""
-        WITH addressed AS (
-            SELECT r.line, r.nhs_number, r.path, r.rule,
-                CASE r.path WHEN 'email' THEN r.email WHEN 'sms' THEN r.mobile ELSE r.nhs_number END AS address,
-                CASE WHEN r.path = 'nhs_app' THEN r.mobile END AS fallback_number,
-                {had} AS held_back,
-                CASE r.path WHEN 'email' THEN 0 WHEN 'sms' THEN {fragments}
-                    ELSE CASE WHEN r.mobile IS NULL THEN 0 ELSE {fragments} END END AS fragments,
-                CASE r.path WHEN 'sms' THEN {sms} ELSE {text} END AS text, {subject} AS subject,
-                CASE WHEN r.path = 'sms' OR r.path = 'nhs_app' AND r.mobile IS NOT NULL THEN length({sms}) END AS sms_characters
-            FROM {scan(recipients)} r {message.joins(patients, cohort)}
-            {"" if same_for_all else "LEFT JOIN asked_texts ON asked_texts.line = r.line"}
-        )
         SELECT line, nhs_number, path, rule, CASE WHEN path = 'nhs_app' THEN {literal(snapshot)}::VARCHAR END AS snapshot,
             address, fallback_number, path = 'nhs_app' AND fallback_number IS NULL AS no_sms_fallback, held_back,
-            coalesce(fragments, 0)::INTEGER AS fragments, text IS NOT NULL AND subject IS NOT NULL AS complete,
-            length(text) AS characters, sms_characters, {DIGEST} AS digest
+            coalesce(fragments, 0) AS fragments, complete, characters, sms_characters, {_of_a_patient("digest")} AS digest
         FROM addressed
     """,
         out,
     )
 
 
-DIGEST = """md5(concat_ws(chr(31), line, nhs_number, path, address, coalesce(fallback_number, ''), held_back,
-    coalesce(subject, ''), coalesce(text, '')))"""
-"""Of all that would be sent to one patient: what a plan's hash is made from, and checked against before it is sent."""
+def _of_a_patient(values: str) -> str:
+    """Digest of all that would be sent to one patient: what a plan's hash is made from, and checked before it is sent."""
+    return (
+        f"md5(concat_ws(chr(31), line, nhs_number, path, address, coalesce(fallback_number, ''), held_back, {values}))"
+    )
+
 
 WHOLE_DIGEST = "md5(coalesce(bit_xor(md5_number(digest)), 0)::VARCHAR || '/' || count(*))"
 """Of every patient's digest, whatever the rows' order."""
 
 
-def _constant(con: duckdb.DuckDBPyConnection, expression: str) -> str:
-    return con.sql(f"SELECT coalesce({expression}, '')").fetchall()[0][0]
-
-
-def _fragments(
-    con: duckdb.DuckDBPyConnection, sms: str, message: Message, recipients: Path, patients: Path, cohort: Path
-) -> str:
-    """SQL for the fragments of a text that differs by patient; what SQL can't count is asked of Python, once a text."""
+def _ask_fragments(con: duckdb.DuckDBPyConnection, sms: str, message: Message, patients: Path, cohort: Path) -> None:
+    """Fills in the fragments of texts that SQL can't count: Python is asked about each."""
     left_open = con.sql(f"""
-        SELECT r.line, {sms} AS sms FROM {scan(recipients)} r {message.joins(patients, cohort)}
-        WHERE r.path <> 'email' AND {message.fragments_sql()} IS NULL AND ({sms}) IS NOT NULL
+        SELECT r.line, {sms} AS sms
+        FROM (FROM addressed WHERE by_sms AND complete AND fragments IS NULL) r {message.joins(patients, cohort)}
     """).to_arrow_table()
+    if not left_open.num_rows:
+        return
     parts = [sms_fragments(text).parts for text in left_open["sms"].to_pylist()]
     con.register("given_texts", pa.table({"line": left_open["line"], "parts": pa.array(parts, pa.int32())}))
-    con.execute("CREATE OR REPLACE TEMP TABLE asked_texts AS FROM given_texts")
-    return f"coalesce({message.fragments_sql()}, asked_texts.parts)"
+    con.execute("UPDATE addressed SET fragments = t.parts FROM given_texts t WHERE t.line = addressed.line")
 
 
 def gaps(
@@ -141,13 +138,13 @@ def queue(
             SELECT r.line, r.nhs_number, r.path, r.address, r.fallback_number, r.held_back, r.fragments,
                 CASE r.path WHEN 'sms' THEN {message.sms_sql()} ELSE {message.text_sql()} END AS text,
                 CASE WHEN r.fallback_number IS NOT NULL THEN {message.sms_sql()} END AS sms_text,
-                {message.subject_sql()} AS subject
+                CASE WHEN r.path = 'email' THEN {message.subject_sql()} END AS subject,
+                {message.digest_sql()} AS said
             FROM {scan(channel_plan)} r {message.joins(patients, cohort)}
         )
-        SELECT * EXCLUDE (subject), CASE WHEN path = 'email' THEN subject END AS subject,
-            {hasher.sql("nhs_number")} AS patient,
+        SELECT * EXCLUDE (said), {hasher.sql("nhs_number")} AS patient,
             {hasher.sql("CASE WHEN path = 'sms' THEN address ELSE fallback_number END")} AS address_hash,
-            {DIGEST} AS digest
+            {_of_a_patient("said")} AS digest
         FROM written
     """)
     return con.sql(f"SELECT {WHOLE_DIGEST} FROM outgoing").fetchall()[0][0]

@@ -3,6 +3,7 @@
 A message may name the patient's fields, any other column of the cohort, and ``organisation_name``.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -94,6 +95,15 @@ class Message:
     def fragments_sql(self) -> str:
         """SMS fragments of the body; NULL for a gap, and where only Python can tell."""
         return self.body.sms_fragments_sql(self.columns)
+
+    def digest_sql(self) -> str:
+        """What the text is made of, for a digest: both templates' own, and the values of the patient's fields.
+
+        A digest of the rendered text would say the same, and cost a rendering and an md5 of the whole of it.
+        """
+        templates = hashlib.sha256(repr((self.body.pieces, self.subject.pieces)).encode()).hexdigest()
+        values = [f"coalesce({self.columns[name]}, '')" for name in self.known_fields]
+        return f"concat_ws(chr(31), {', '.join([literal(templates), *values])})"
 
     def joins(self, patients: Path, cohort: Path) -> str:
         """The FROM-terms the field expressions need, joined to a relation with ``line``. Nothing when there are none."""

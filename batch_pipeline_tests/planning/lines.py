@@ -79,7 +79,7 @@ DECEASED = {
 
 # ---- lines ---------------------------------------------------------------------------------------------------------
 
-PATIENTS = 6
+PATIENTS = 8
 """So few that many lines are of the same."""
 
 
@@ -174,7 +174,7 @@ def files() -> st.SearchStrategy[File]:
         File,
         # Left to itself, hypothesis makes files of one line or two.
         lines=st.one_of(
-            *[st.lists(st.one_of(*[_DATA] * 6, _ODD), min_size=15, max_size=25)] * 4, st.lists(_DATA, min_size=1)
+            *[st.lists(st.one_of(*[_DATA] * 6, _ODD), min_size=20, max_size=40)] * 4, st.lists(_DATA, min_size=1)
         ),
         delimiter=st.sampled_from(",;\t"),
         line_end=st.sampled_from(["\r\n", "\n"]),

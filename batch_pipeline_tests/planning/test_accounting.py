@@ -94,7 +94,7 @@ def fits_its_schemas(world: Planned) -> None:
 
 
 # Few examples, long files, and none made smaller: a plan takes half a second whatever its length.
-@settings(max_examples=12, phases=set(Phase) - {Phase.shrink}, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, phases=set(Phase) - {Phase.shrink}, suppress_health_check=[HealthCheck.too_slow])
 @given(file=files())
 def test_any_file_accounts_for_every_line(file: File) -> None:
     with TemporaryDirectory() as folder:

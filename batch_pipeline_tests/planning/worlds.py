@@ -246,15 +246,23 @@ class Planned:
         return by_line(self.files.patients)
 
     @property
-    def rejected(self) -> dict[int, str]:
+    def rejected_rows(self) -> dict[int, dict[str, Any]]:
         assert self.sorted
-        return {row["line"]: row["reason"] for row in rows(self.files.rejected_rows)}
+        return by_line(self.files.rejected_rows)
+
+    @property
+    def rejected(self) -> dict[int, str]:
+        return {line: row["reason"] for line, row in self.rejected_rows.items()}
+
+    @property
+    def duplicate_rows(self) -> dict[int, dict[str, Any]]:
+        assert self.sorted
+        return by_line(self.files.duplicates)
 
     @property
     def duplicates(self) -> dict[int, int]:
         """Line to the line that stays."""
-        assert self.sorted
-        return {row["line"]: row["kept_line"] for row in rows(self.files.duplicates)}
+        return {line: row["kept_line"] for line, row in self.duplicate_rows.items()}
 
     @property
     def contactability(self) -> dict[int, dict[str, Any]]:

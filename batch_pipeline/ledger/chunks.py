@@ -108,11 +108,14 @@ def claim(  # noqa: PLR0913 - a claim is made of this much
             claimed_at=now,
         )
     )
-    taken = connection.execute(
-        sa.update(attempts)
-        .where(attempts.c.id.in_(unsent.with_for_update(skip_locked=True)))
-        .values(chunk=reference, begun_at=now)
-    ).rowcount
+    # A CTE, which PostgreSQL evaluates once: a subquery with LIMIT and SKIP LOCKED it may run again for each row.
+    picked = unsent.with_for_update(of=attempts, skip_locked=True).cte("picked")
+    connection.execute(
+        sa.update(attempts).where(attempts.c.id.in_(sa.select(picked.c.id))).values(chunk=reference, begun_at=now)
+    )
+    # Counted, because sqlite3 doesn't say how many rows an UPDATE changed that begins with its CTE.
+    count = sa.select(sa.func.count()).where(attempts.c.chunk == reference)
+    taken = connection.scalar(count) or 0
     if taken == 0:  # PostgreSQL: others hold all that is left
         connection.execute(sa.delete(chunks).where(chunks.c.reference == reference))
         return None

@@ -45,3 +45,9 @@ def unindexed(column: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
     leads straight to the few that are due.
     """
     return column.concat("")
+
+
+def refresh_statistics(connection: sa.Connection, table: sa.Table) -> None:
+    """Tells PostgreSQL that a table has grown by a lot; until then it plans as if the table were empty."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"ANALYZE {table.name}")

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import batches as batches_
-from batch_pipeline.ledger.dialects import insert_many
+from batch_pipeline.ledger.dialects import insert_many, refresh_statistics
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import Instant, attempts, batches, to_microseconds
 
@@ -187,9 +187,9 @@ def _values(record_batch: RecordBatch, batch: str, now: datetime) -> Iterator[tu
 def _one_row_a_patient(batch: str) -> Generator[None]:
     try:
         yield
-    except IntegrityError as error:
+    except IntegrityError:  # whose own words may quote the row
         raise Refused(
-            f"batch {batch}: the plan names a patient or a line twice, or leaves a needed value out ({error.orig}): "
+            f"batch {batch}: the plan names a patient or a line twice, or leaves a needed value out: "
             "make the plan again, and report this as a fault if it happens again"
         ) from None
 
@@ -251,8 +251,9 @@ def _add(connection: sa.Connection, batch: str, now: datetime) -> int:
     statement = sa.insert(attempts).from_select(
         ["batch", "step", "queued_at", *columns], new.order_by(_staged.c.line), include_defaults=False
     )
-    return connection.execute(statement).rowcount
+    return connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
 
 
 def _set_applied(connection: sa.Connection, batch: str, plan_hash: str) -> None:
     connection.execute(sa.update(batches).where(batches.c.batch == batch).values(applied_plan=plan_hash))
+    refresh_statistics(connection, attempts)

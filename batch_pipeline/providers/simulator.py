@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import struct
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from typing_extensions import override
 
@@ -85,6 +86,19 @@ BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END;
 """
 
 
+class _Draws(NamedTuple):
+    """What chance gives a message: five numbers from 0 to 1 (without 1)."""
+
+    outcome: float
+    repeated: float
+    shuffled: float
+    place: float
+    lost_answer: float
+
+
+_FIVE = struct.Struct(">5Q")
+
+
 @dataclass(frozen=True)
 class Shares:
     """How often what happens, each from 0 to 1, to messages whose fate the outcomes file doesn't name."""
@@ -143,7 +157,7 @@ class Simulator(Provider):
         recovery: Recovery = Recovery.DEDUPLICATES,
     ) -> None:
         self._path = path
-        self._seed = hashlib.blake2b(str(seed).encode(), digest_size=16).digest()
+        self._seeded = hashlib.blake2b(f"{seed}\0".encode(), digest_size=_FIVE.size)
         self._outcomes_path = outcomes
         self._shares = shares or Shares()
         self._limits = Limits(chunk, timeout)
@@ -182,7 +196,7 @@ class Simulator(Provider):
             new = self._accept(chunk_reference, messages, now)
         except sqlite3.OperationalError as error:
             raise OutcomeUnknown(f"the simulator's store: {error}") from None
-        if new and self._happens(self._shares.lost_answers, "lost answer", messages[0].reference):
+        if new and self._draw(messages[0].reference).lost_answer < self._shares.lost_answers:
             raise OutcomeUnknown("the answer was lost on its way, as simulator.shares.lost_answers says")
         return Answer()
 
@@ -216,42 +230,37 @@ class Simulator(Provider):
 
     def _fates(self, messages: Sequence[OutgoingMessage], at: int) -> Iterator[tuple[object, ...]]:
         """The receipts to come of these messages: at most one of each."""
-        named, default = self._outcomes, AFTER // timedelta(microseconds=1)
+        named, after_default, shares = self._outcomes, AFTER // timedelta(microseconds=1), self._shares
         for message in messages:
-            reference = message.reference
-            outcome, after = named.get((message.nhs_number, message.channel)) or (self._by_share(message), default)
+            draws = self._draw(message.reference)
+            outcome, after = named.get((message.nhs_number, message.channel)) or (
+                self._by_share(message.channel, draws.outcome),
+                after_default,
+            )
             fate = _FATES[outcome]
             if fate is None:
                 continue
             kind, failure_kind, failure_code = fate
             if kind == "read" and message.channel != "nhs_app":
                 kind = "delivered"
-            times = 1 + self._happens(self._shares.repeated_receipts, "repeated receipt", reference)
-            yield reference, kind, failure_kind, failure_code, at + after, times, self._place(reference)
+            times = 1 + (draws.repeated < shares.repeated_receipts)
+            # 0 keeps a receipt in its place of the order; anything else moves it.
+            place = 1 + int(draws.place * 1_000_000) if draws.shuffled < shares.shuffled_receipts else 0
+            yield message.reference, kind, failure_kind, failure_code, at + after, times, place
 
-    def _by_share(self, message: OutgoingMessage) -> Outcome:
-        shares = self._shares.outcomes.get(message.channel)
-        if shares:
-            drawn = self._draw("outcome", message.reference)
-            for outcome in OUTCOMES:
-                drawn -= shares.get(outcome, 0.0)
-                if drawn < 0:
-                    return outcome
-        return "read" if message.channel == "nhs_app" else "delivered"
+    def _by_share(self, channel: Channel, drawn: float) -> Outcome:
+        shares = self._shares.outcomes.get(channel, {})
+        for outcome in OUTCOMES if shares else ():
+            drawn -= shares.get(outcome, 0.0)
+            if drawn < 0:
+                return outcome
+        return "read" if channel == "nhs_app" else "delivered"
 
-    def _place(self, reference: str) -> int:
-        """0 keeps a receipt in its place of the order; anything else moves it."""
-        if not self._happens(self._shares.shuffled_receipts, "shuffled receipt", reference):
-            return 0
-        return 1 + int(self._draw("place", reference) * 1_000_000)
-
-    def _happens(self, share: float, what: str, reference: str) -> bool:
-        return share > 0 and self._draw(what, reference) < share
-
-    def _draw(self, what: str, reference: str) -> float:
-        """From 0 to 1 (without 1), by seed, subject and reference alone."""
-        digest = hashlib.blake2b(f"{what}\0{reference}".encode(), digest_size=8, key=self._seed).digest()
-        return int.from_bytes(digest, "big") / 2**64
+    def _draw(self, reference: str) -> _Draws:
+        """What chance gives a message, by seed and reference alone."""
+        digest = self._seeded.copy()
+        digest.update(reference.encode())
+        return _Draws(*(drawn / 2**64 for drawn in _FIVE.unpack(digest.digest())))
 
     @override
     def held(self, references: Sequence[str]) -> set[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from batch_pipeline.ledger.dialects import insert, smaller, unindexed
+from batch_pipeline.ledger.dialects import insert, refresh_statistics, smaller, unindexed
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import SMS_OPEN, Instant, attempts, patient_marks, receipts
 from batch_pipeline.providers.protocol import Provider, Receipt
@@ -20,6 +20,7 @@ from batch_pipeline.rules.policy import SMS_TIMEOUT, sms_timeout_cutoff
 
 AT_ONCE = 20_000
 """Receipts folded in one transaction: the ledger's other writers wait no longer than that."""
+_MANY = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,8 @@ def fold(ledger: Ledger, now: datetime, batch: str | None = None) -> Folded:
         with ledger.write() as connection:
             last = _last_of_slice(connection, after)
             if last is None:
+                if folded >= _MANY:
+                    refresh_statistics(connection, attempts)
                 return Folded(folded, _unknown(connection))
             these, mine = _these(after, last), _mine(batch)
             for kind, column in _COLUMNS.items():

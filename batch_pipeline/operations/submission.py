@@ -65,9 +65,9 @@ def take_in(house: House, batch: str, spec: str | None, folder: Path, now: datet
         sha256,
         folder,
     )
-    _keep(copied, intake.kept)
     with house.ledger.write() as connection:
         batches.register(connection, _submission(file, message, source.name, sha256), now)
+        _keep(copied, intake.kept)
     return intake
 
 

@@ -51,7 +51,8 @@ def assign(  # noqa: PLR0913 - what a plan is made of
         SELECT r.line, r.nhs_number, r.path, r.rule, r.address, r.fallback_number, {had} AS held_back, by_sms,
             CASE WHEN by_sms THEN {fragments} END::INTEGER AS fragments,
             CASE WHEN by_sms THEN length({sms}) END AS sms_characters,
-            length({text}) AS characters, length({text}) + length({subject}) IS NOT NULL AS complete,
+            length({text}) AS characters,
+            length({text}) IS NOT NULL AND (r.path <> 'email' OR length({subject}) IS NOT NULL) AS complete,
             {message.digest_sql()} AS digest
         FROM (
             SELECT line, nhs_number, path, rule, begun,
@@ -109,9 +110,10 @@ def gaps(
     found: list[Gap] = []
     for name in fields:
         missing = f"({unless_blank_sql(f'({message.columns[name]})')}) IS NULL"
+        seen = "true" if name in message.body.fields else "r.path = 'email'"
         total, lines = con.sql(f"""
             SELECT count(*), list(line ORDER BY line)[1:{_SHOWN_LINES}]
-            FROM {incomplete} r {message.joins(patients, cohort)} WHERE {missing}
+            FROM {incomplete} r {message.joins(patients, cohort)} WHERE {missing} AND {seen}
         """).fetchall()[0]
         if total:
             found.append(Gap(name, total, lines))

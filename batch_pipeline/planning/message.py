@@ -58,10 +58,14 @@ class Message:
     @cached_property
     def columns(self) -> dict[str, str]:
         """Field name to SQL expression over ``p`` (patients) and ``c`` (cohort)."""
-        extras = [name for name in self.cohort_columns if name not in (*FIELDS, *_PATIENT_FIELDS, "line", "problem")]
+        own = {*FIELDS, *_PATIENT_FIELDS, "organisation_name", "line", "problem"}
+        extras = {name: f'c."{name}"' for name in self.cohort_columns if name not in own}
         return {
             "organisation_name": literal(self.organisation_name),
-            **{name: f"""nullif({cells.tidied_sql(f'c."{name}"')}, '')""" for name in extras},
+            # Unlike a name, no such cell means what a database or spreadsheet writes for nothing: nan, NULL.
+            **{
+                name: f"CASE WHEN NOT {cells.empty_sql(c)} THEN {cells.tidied_sql(c)} END" for name, c in extras.items()
+            },
             **_PATIENT_FIELDS,
         }
 

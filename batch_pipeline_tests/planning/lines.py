@@ -221,7 +221,7 @@ def _phone(line: Line, failed: frozenset[int]) -> tuple[str, str | None]:
     found = [PHONES[cell] for cell in line.said[3:6]]
     for kind, number in found:
         if kind == "mobile":
-            likely = number in map(e164, failed)
+            likely = number in {e164(each) for each in failed}
             return ("likely_to_fail" if likely else "mobile"), number
     kinds = {kind for kind, _ in found}
     most_telling = next((kind for kind in ("not_uk", "landline", "not_mobile") if kind in kinds), "none")

@@ -87,10 +87,18 @@ def one_place_each(world: Planned) -> None:
 
 
 def fits_its_schemas(world: Planned) -> None:
-    for schema in (tables.COHORT, tables.PATIENTS, tables.REJECTED_ROWS, tables.DUPLICATES, tables.CONTACTABILITY):
-        assert tables.broken(connection(), schema, world.folder / schema.name) == {}
-    for schema in (tables.RECIPIENTS, tables.NON_CONTACTABLE, tables.CHANNEL_PLAN):
-        assert tables.broken(connection(), schema, world.folder / schema.name) == {}
+    files, contact = world.files, world.contact_files
+    for schema, path in (
+        (tables.COHORT, files.cohort),
+        (tables.PATIENTS, files.patients),
+        (tables.REJECTED_ROWS, files.rejected_rows),
+        (tables.DUPLICATES, files.duplicates),
+        (tables.CONTACTABILITY, contact.contactability),
+        (tables.RECIPIENTS, contact.recipients),
+        (tables.NON_CONTACTABLE, files.non_contactable),
+        (tables.CHANNEL_PLAN, files.channel_plan),
+    ):
+        assert tables.broken(connection(), schema, path) == {}, schema.name
 
 
 # Few examples, long files, and none made smaller: a plan takes half a second whatever its length.

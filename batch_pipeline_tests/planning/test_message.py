@@ -1,0 +1,143 @@
+"""A message's fields over a cohort: what fills them, and who would be sent a gap."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch_pipeline.errors import Refused
+from batch_pipeline.planning.message import SAMPLE, Message
+from batch_pipeline_tests.ledger.given import HASHER
+from batch_pipeline_tests.planning.worlds import Planned, csv_text, mobile, nhs_number, patient
+
+
+def texts(world: Planned) -> dict[int, str]:
+    """What each recipient would get, by line."""
+    return {line: row["text"] for line, row in world.queued[1].items()}
+
+
+def one(folder: Path, body: str, **cells: str) -> str:
+    """What one patient with these cells would get by SMS."""
+    world = Planned(folder, csv_text([patient(0, **{"mobile": mobile(1), **cells})]), body=body)
+    assert world.figures["problems"] == []
+    return texts(world)[2]
+
+
+@pytest.mark.parametrize(
+    ("body", "cells", "text"),
+    [
+        ("Dear {{ first_name }}", {"patient_name": "SMITH, Ann (Mrs)"}, "Dear Ann"),
+        (
+            "{{first_name}}|{{ surname }}|{{ last_name }}|{{ patient_name }}|{{ full_name }}",
+            {"patient_name": "Mrs Ann Smith"},
+            "Ann|Smith|Smith|Mrs Ann Smith|Mrs Ann Smith",
+        ),
+        ("born {{ date_of_birth }}", {"date_of_birth": "01-Feb-1980"}, "born 1 February 1980"),
+        ("{{ nhs_number }}", {}, nhs_number(0)),
+        ("{{ organisation_name }} calls", {}, "Riverside Surgery calls"),
+        (
+            "at {{ clinic_time }} in {{ room_2b }}",
+            {"Clinic time": " 9.30\u00a0am ", "Room 2b": "B\u200b"},
+            "at 9.30 am in B",
+        ),
+        # What a cell holds is never read as a field, a template or a formula.
+        ("{{ first_name }} {{ note }}", {"patient_name": "{{ surname }} X", "note": "{{ note }}"}, "{{ {{ note }}"),
+        ("{{ note }}", {"note": "{% raw %}{{ first_name }}"}, "{% raw %}{{ first_name }}"),
+        ("{{ note }}", {"note": "=HYPERLINK(1)"}, "=HYPERLINK(1)"),
+        ("it's {{ note }}", {"note": "O'Hara''; --"}, "it's O'Hara''; --"),
+        ("{{ note }}", {"note": "two\nlines"}, "two lines"),
+        # A column may have any name but a patient's own
+        ("{{ organisation_name }}", {"Organisation name": "Another"}, "Riverside Surgery"),
+        ("{{ full_name }}", {"patient_name": "Ann Smith", "Full Name": "Bo Jones"}, "Ann Smith"),
+        ("{{ field_2nd_dose }} {{ line_2 }}", {"2nd dose": "May", "line": "x"}, "May x"),
+        ("{{ select }} {{ from }}", {"select": "a", "from": "b"}, "a b"),
+    ],
+)
+def test_fields_are_filled_in(tmp_path: Path, body: str, cells: dict[str, str], text: str) -> None:
+    assert one(tmp_path, body, **cells) == text
+
+
+def test_an_sms_is_brought_down_to_gsm_and_other_texts_are_not(tmp_path: Path) -> None:
+    lines = [
+        patient(0, mobile=mobile(1), note="“Café”\u00a0–\u00a0…"),
+        patient(1, email="ash@example.org", note="“Café”\u00a0–\u00a0…"),
+    ]
+    found = texts(Planned(tmp_path, csv_text(lines), body="It’s {{ note }}"))
+    assert found == {2: 'It\'s "Café" - ...', 3: "It’s “Café” – …"}
+
+
+def gaps(folder: Path, *lines: dict[str, str], **more: Any) -> list[str]:
+    return Planned(folder, csv_text(lines), **more).figures["problems"]
+
+
+@pytest.mark.parametrize("cell", ["", " ", "\u200b", "\u00a0", "nan", "NULL", "-", "N/A"])
+def test_a_field_without_a_value_is_a_problem_with_its_lines(tmp_path: Path, cell: str) -> None:
+    lines = [patient(number, mobile=mobile(number), note=note) for number, note in enumerate(["x", cell, "y", cell])]
+    assert gaps(tmp_path, *lines, body="{{ note }}") == [
+        "{{ note }} has no value for 2 patients (lines 3, 5): fill it in, or take the field out of the message"
+    ]
+
+
+def test_of_many_lines_with_a_gap_the_first_twenty_are_named(tmp_path: Path) -> None:
+    lines = [patient(number, mobile=mobile(number), patient_name="Green") for number in range(25)]
+    named = ", ".join(str(line) for line in range(2, 22))
+    (sentence,) = gaps(tmp_path, *lines, body="Dear {{ first_name }}")
+    assert sentence.startswith(f"{{{{ first_name }}}} has no value for 25 patients (lines {named}, …): fill it in")
+
+
+def test_gaps_of_those_who_get_nothing_are_no_problem(tmp_path: Path) -> None:
+    """Non-contactable, held back, or the other line of a patient."""
+    lines = [
+        patient(0, mobile=mobile(0), note="x"),
+        patient(1, note=""),
+        patient(2, mobile=mobile(2), note=""),
+        patient(0, mobile=mobile(0), note=""),
+    ]
+    had = [HASHER.hash(nhs_number(2))]
+    assert gaps(tmp_path, *lines, body="{{ note }}", already_had=had) == []
+
+
+def test_a_subject_is_for_emails_alone(tmp_path: Path) -> None:
+    """A gap in it is one for those who would see it."""
+    lines = [patient(0, mobile=mobile(0), note=""), patient(1, email="ash@example.org", note="x")]
+    world = Planned(tmp_path, csv_text(lines), subject="About {{ note }}")
+    assert world.figures["problems"] == []
+    assert {line: row["subject"] for line, row in world.queued[1].items()} == {2: None, 3: "About x"}
+    (tmp_path / "gap").mkdir()
+    lines = [patient(0, mobile=mobile(0), note=""), patient(1, email="ash@example.org", note="")]
+    assert gaps(tmp_path / "gap", *lines, subject="About {{ note }}") == [
+        "{{ note }} has no value for 1 patient (line 3): fill it in, or take the field out of the message"
+    ]
+
+
+@pytest.mark.parametrize("where", ["body", "subject"])
+def test_an_unknown_field_is_a_problem_and_the_plan_still_stands(tmp_path: Path, where: str) -> None:
+    lines = [patient(0, mobile=mobile(0)), patient(1, email="ash@example.org")]
+    world = Planned(tmp_path, csv_text(lines), **{where: "Dear {{ frist_name }}, {{ first_name }}"})
+    assert world.figures["problems"] == [
+        "the message names {{ frist_name }}, but the cohort has no such column: correct the field, or add the column"
+    ]
+    assert world.figures["recipients"] == {"email": 1, "nhs_app": 0, "sms": 1}
+
+
+@pytest.mark.parametrize("field", ["mobile", "email", "line", "problem", "deceased", "local_id"])
+def test_what_a_message_has_no_business_with_is_unknown(tmp_path: Path, field: str) -> None:
+    message = Message.of(f"{{{{ {field} }}}}", "x", "Riverside", ["line", "problem", "mobile", "email", "note"])
+    assert message.unknown_fields == [field]
+
+
+@pytest.mark.parametrize("body", ["{{ first_name | upper }}", "{% if x %}", "{{ 7 * 7 }}", "Dear {first_name}"])
+def test_anything_but_plain_fields_is_refused(body: str) -> None:
+    with pytest.raises(Refused, match=r"message\.body, line 1"):
+        Message.of(body, "x", "Riverside", [])
+
+
+def test_a_sample_is_of_a_made_up_patient(tmp_path: Path) -> None:
+    lines = [patient(0, mobile=mobile(0), patient_name="GREEN, Bay", note="private")]
+    body = "Dear {{ first_name }}, {{ note }}. {{ organisation_name }}"
+    samples = Planned(tmp_path, csv_text(lines), body=body).figures["samples"]
+    assert samples["sms"]["text"] == f"Dear {SAMPLE['first_name']}, ‹note›. Riverside Surgery".replace(
+        "‹", "'"
+    ).replace("›", "'")
+    assert "Bay" not in str(samples)
+    assert "private" not in str(samples)

@@ -115,16 +115,32 @@ def _sqlite_arguments() -> dict[str, Any]:
 
 
 def _make_private(path: Path) -> None:
-    """Makes the file, empty, readable by its owner alone. SQLite gives its -wal and -shm files the same mode."""
+    """Makes the file, empty, readable by its owner alone. SQLite gives its -wal and -shm files the same mode.
+
+    A file that is there already is never opened: closing any descriptor of it would end the locks that SQLite holds
+    on it in this process, and another process, thinking itself the last, would delete the -wal file under us.
+    """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        if path.is_file():
+            _keep_private(path)
+        else:
+            raise Refused(f"{path}: this isn't a file: move it away, or name another") from None
     except OSError as error:
-        raise Refused(f"{path}: the ledger can't be opened ({error.strerror}): mend its folder's permissions") from None
+        raise _unusable(path, error) from None
+
+
+def _keep_private(path: Path) -> None:
     try:
-        os.fchmod(descriptor, 0o600)
-    finally:
-        os.close(descriptor)
+        path.chmod(0o600)
+    except OSError as error:
+        raise _unusable(path, error) from None
+
+
+def _unusable(path: Path, error: OSError) -> Refused:
+    return Refused(f"{path}: the ledger can't be opened ({error.strerror}): mend its folder's permissions")
 
 
 def _prepare_sqlite(engine: sa.Engine) -> None:

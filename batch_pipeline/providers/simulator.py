@@ -17,7 +17,7 @@ import struct
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -388,7 +388,9 @@ def _read_outcome(row: list[str], where: str) -> tuple[tuple[str, str], tuple[Ou
 
 def _open_store(path: Path, busy: timedelta) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    # Only a new file is opened and closed: closing any descriptor of it ends the locks of this process's other stores.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     store = sqlite3.connect(path, timeout=_SET_UP.total_seconds(), isolation_level=None)
     give_up = time.monotonic() + _SET_UP.total_seconds()
     while True:  # SQLite doesn't wait by itself while another process makes the same file a WAL one

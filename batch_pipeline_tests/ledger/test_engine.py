@@ -10,7 +10,7 @@ from batch_pipeline.errors import Refused
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import batches, facts
 from batch_pipeline_tests.ledger import given
-from batch_pipeline_tests.processes import CONTEXT
+from batch_pipeline_tests.processes import CONTEXT, is_locked_against_others
 
 
 def test_its_files_are_readable_by_the_owner_alone(tmp_path: Path) -> None:
@@ -103,6 +103,24 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises((Refused, OSError)):
         Ledger.open(f"sqlite:///{tmp_path}/file/ledger.sqlite")
+
+
+def test_opening_it_twice_in_one_process_keeps_the_locks_on_it(tmp_path: Path) -> None:
+    """Without them another process that ends would delete the -wal file, and what was committed with it."""
+    first, path = given.open_ledger(tmp_path), tmp_path / "ledger.sqlite"
+    with first.read() as connection:
+        connection.execute(sa.select(facts.c.name)).all()
+        assert is_locked_against_others(path)
+        second = given.open_ledger(tmp_path)
+        second.close()
+        assert is_locked_against_others(path)
+
+
+def test_a_folder_in_the_place_of_a_ledger_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite").mkdir(mode=0o755)
+    with pytest.raises(Refused, match="isn't a file"):
+        Ledger.open(f"sqlite:///{tmp_path}/ledger.sqlite")
+    assert stat.S_IMODE((tmp_path / "ledger.sqlite").stat().st_mode) == 0o755
 
 
 def test_the_driver_is_the_one_measured() -> None:

@@ -20,6 +20,7 @@ from batch_pipeline.providers.protocol import (
 )
 from batch_pipeline.providers.simulator import Shares, Simulator, load_outcomes
 from batch_pipeline_tests.ledger.given import nhs_number
+from batch_pipeline_tests.processes import is_locked_against_others
 
 NOW = datetime(2026, 10, 1, 9, tzinfo=UTC)
 LATER = NOW + timedelta(days=30)
@@ -306,3 +307,13 @@ def test_they_come_in_batches_and_none_is_forgotten(tmp_path: Path, monkeypatch:
     simulator.send("c1", messages(100), NOW)
     assert {receipt.reference for receipt in fetch(simulator)} == {m.reference for m in messages(100)}
     assert simulator.waiting(LATER) == 0
+
+
+def test_opening_its_store_twice_in_one_process_keeps_the_locks_on_it(tmp_path: Path) -> None:
+    path = tmp_path / "simulator.sqlite"
+    first = Simulator(path)
+    first.send("chunk", messages(1), NOW)
+    assert is_locked_against_others(path)
+    Simulator(path).send("chunk 2", [message(2)], NOW)
+    assert is_locked_against_others(path)
+    assert len(list(first.journal())) == 2

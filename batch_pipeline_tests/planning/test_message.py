@@ -113,7 +113,8 @@ def test_a_subject_is_for_emails_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["body", "subject"])
 def test_an_unknown_field_is_a_problem_and_the_plan_still_stands(tmp_path: Path, where: str) -> None:
     lines = [patient(0, mobile=mobile(0)), patient(1, email="ash@example.org")]
-    world = Planned(tmp_path, csv_text(lines), **{where: "Dear {{ frist_name }}, {{ first_name }}"})
+    text: dict[str, Any] = {where: "Dear {{ frist_name }}, {{ first_name }}"}
+    world = Planned(tmp_path, csv_text(lines), **text)
     assert world.figures["problems"] == [
         "the message names {{ frist_name }}, but the cohort has no such column: correct the field, or add the column"
     ]

@@ -143,8 +143,10 @@ def approve(
     """Record the approval of the plan that was last shown. Sends nothing."""
     from batch_pipeline.operations import review as reviewing
 
-    approved = reviewing.approve(context.obj, batch, by, plan, _now(at))
-    _say(f"{batch}: {by} approved plan {approved[:12]}")
+    approval = reviewing.approve(context.obj, batch, by, plan, _now(at))
+    already = "" if (approval.approved_by, approval.approved_at) == (by, _now(at)) else "already: "
+    when = approval.approved_at.isoformat(timespec="seconds")
+    _say(f"{batch}: {already}{approval.approved_by} approved plan {approval.plan_hash[:12]} at {when}")
 
 
 @app.command(name="send-test")

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -28,7 +28,7 @@ from batch_pipeline.planning.duck import duck
 from batch_pipeline.planning.plan import Snapshot
 from batch_pipeline.providers.protocol import Channel, Provider
 from batch_pipeline.providers.simulator import Shares, Simulator
-from batch_pipeline.rules import policy
+from batch_pipeline.rules import paths, policy
 from batch_pipeline.sending import fallbacks
 from batch_pipeline.settings import BatchFile, Settings, SimulatorShares, Workspace, load_workspace
 from batch_pipeline.templates import Message
@@ -45,6 +45,20 @@ class Submitted:
     message: Message
     """The words as they were when the batch was submitted: a template changed since changes nothing."""
     workspace: Workspace
+
+    @property
+    def content(self) -> str:
+        """What was submitted. Tables made from another content are another plan's."""
+        return content_of(self.row)
+
+
+ORIGIN = "origin"
+"""What a table's file notes the content it was made from under."""
+
+
+def content_of(submitted: batches.Batch | batches.Submission) -> str:
+    """Batch file with its words, and cohort, as one name for their content."""
+    return f"{submitted.spec_sha256}:{submitted.cohort_sha256}"
 
 
 class House:
@@ -96,8 +110,9 @@ class House:
         """A folder on the data's own disk for tables that aren't finished; gone at the end, whatever happens."""
         self._staging.mkdir(parents=True, exist_ok=True, mode=0o700)
         for left in self._staging.iterdir():  # by a process that was killed
-            if time.time() - left.stat().st_mtime > _STALE_STAGING:
-                shutil.rmtree(left, ignore_errors=True)
+            with suppress(FileNotFoundError):  # its owner has just ended
+                if time.time() - left.stat().st_mtime > _STALE_STAGING:
+                    shutil.rmtree(left, ignore_errors=True)
         with TemporaryDirectory(dir=self._staging, prefix="stage-") as folder:
             yield Path(folder)
 
@@ -139,7 +154,7 @@ class House:
     def snapshot(self, workspace: Workspace, now: datetime) -> tuple[Snapshot, pa.Table]:
         """The NHS App snapshot and the accounts in it; ``accounts_if_known`` is left to the planner."""
         chosen = workspace.nhs_app_accounts
-        if chosen is None:
+        if chosen is None or not paths.app_is_open(workspace.organisation_type, workspace.nation):
             return Snapshot("none", None), NO_ACCOUNTS
         state = policy.snapshot_state(chosen.as_of, now, workspace.zone)
         return Snapshot(state, chosen.as_of.isoformat()), read_app_accounts(chosen.path)
@@ -159,6 +174,18 @@ class House:
             return history.already_had(
                 connection, row.workspace, row.message_key, policy.repeat_since(now), except_batch=row.batch
             )
+
+    def not_to_be_sent(self, workspace: Workspace, now: datetime) -> dict[str, set[str]]:
+        """By channel, keyed hashes of the patients who opted out of it by ``now``, died, or are marked otherwise."""
+        with self.ledger.read() as connection:
+            marked = set(history.marked(connection))
+        found: dict[str, set[str]] = {"email": set(marked), "nhs_app": set(marked), "sms": set(marked)}
+        out = self.opt_outs(workspace, now)
+        for number, channel in zip(out["nhs_number"].to_pylist(), out["channel"].to_pylist(), strict=True):
+            for path, patients in found.items():
+                if channel in {path, ALL_CHANNELS}:
+                    patients.add(self.hasher.hash(number))
+        return found
 
     def fallback_facts(self, workspace: Workspace, now: datetime) -> fallbacks.FallbackFacts:
         """What is asked again of a patient at the moment a fallback is due."""

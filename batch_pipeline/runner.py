@@ -13,6 +13,8 @@ from batch_pipeline.defs.partitions import BATCHES
 from batch_pipeline.defs.refusals import SENTENCE
 from batch_pipeline.errors import DISK_IS_FULL, Refused, RunFailed, says_full_disk
 from batch_pipeline.home import Home
+from batch_pipeline.house import House
+from batch_pipeline.ledger import batches
 
 
 class Runner:
@@ -20,6 +22,7 @@ class Runner:
 
     def __init__(self, home: Home) -> None:
         home.require()
+        self._home = home
         os.environ["BATCH_PIPELINE_HOME"] = str(home.root)
         os.environ["DAGSTER_HOME"] = str(home.dagster)
         warnings.filterwarnings("ignore", module="dagster")
@@ -52,10 +55,14 @@ class Runner:
         try:
             raise _why(result, job)
         except Refused:
-            if new:
+            if new and not self._is_registered(batch):
                 with suppress(Exception):
                     self.instance.delete_dynamic_partition(str(BATCHES.name), batch)
             raise
+
+    def _is_registered(self, batch: str) -> bool:
+        with House(self._home).ledger.read() as connection:
+            return batch in {row.batch for row in batches.all_batches(connection)}
 
 
 def _why(result: dg.ExecuteInProcessResult, job: str) -> Exception:

@@ -14,7 +14,8 @@ from batch_pipeline.defs.resources import ClockResource, HouseResource
 from batch_pipeline.operations.review import draw_up_plan, message_of, record
 from batch_pipeline.planning import tables as schemas
 from batch_pipeline.planning.channels import assign
-from batch_pipeline.planning.plan import PlanFiles, as_table
+from batch_pipeline.planning.duck import noted
+from batch_pipeline.planning.plan import PlanFiles, Snapshot, as_table
 
 GROUP = "channels"
 NO_ADDRESS = "no_recipient_without_an_address"
@@ -49,19 +50,20 @@ def assigned_channels(
         with refusals():
             submitted = home.submitted(context.partition_key)
             message = message_of(con, submitted, cohort)
+            snapshot = Snapshot.of(recipients)
         plan = folder / "channel_plan"
-        snapshot, _ = home.snapshot(submitted.workspace, now)
-        assign(
-            con,
-            recipients,
-            patients,
-            cohort,
-            plan,
-            message=message,
-            snapshot=snapshot.as_of,
-            already_had=home.already_had(submitted, now),
-            hasher=home.hasher,
-        )
+        with refusals(), tables.made_from(submitted, recipients, patients, cohort), noted(snapshot=snapshot.as_note()):
+            assign(
+                con,
+                recipients,
+                patients,
+                cohort,
+                plan,
+                message=message,
+                snapshot=snapshot.as_of,
+                already_had=home.already_had(submitted, now),
+                hasher=home.hasher,
+            )
         found = schemas.addressing(con, plan)
         yield dg.AssetCheckResult(
             asset_key="channel_plan",
@@ -106,8 +108,10 @@ def reviewed_plan(  # noqa: PLR0913, PLR0917 - one argument a table
     home, now = house.open(), clock.now()
     with refusals(), home.staging() as folder, home.duck() as con:
         submitted = home.submitted(context.partition_key)
-        figures = draw_up_plan(con, home, submitted, files, now)
-        written = as_table(con, figures, folder / "batch_plan")
+        made_of = (cohort, patients, rejected_rows, duplicates, non_contactable, channel_plan)
+        with tables.made_from(submitted, *made_of):
+            figures = draw_up_plan(con, home, submitted, files, now)
+            written = as_table(con, figures, folder / "batch_plan")
         yield tables.fits(con, schemas.BATCH_PLAN, written)
         plan = record(home, submitted, figures, now)
         yield dg.Output(written, "batch_plan", metadata=_shown(plan, figures))

@@ -110,7 +110,8 @@ def sorted_lines(
     """Mends what may be mended, and sorts every line: a patient, a duplicate of one, or rejected with its reason."""
     with refusals():
         submitted = house.open().submitted(context.partition_key)
-    with house.open().staging() as folder, house.open().duck() as con:
+    home = house.open()
+    with refusals(), home.staging() as folder, home.duck() as con, tables.made_from(submitted, cohort):
         files = PatientFiles(folder / "patients", folder / "rejected_rows", folder / "duplicates")
         counted = sort_lines(
             con,

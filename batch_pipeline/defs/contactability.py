@@ -12,6 +12,7 @@ from batch_pipeline.defs.resources import ClockResource, HouseResource
 from batch_pipeline.ingest.lists import NO_ACCOUNTS
 from batch_pipeline.planning import tables as schemas
 from batch_pipeline.planning.contact import ContactFiles, Organisation, assess
+from batch_pipeline.planning.duck import noted
 
 GROUP = "contactability"
 ONE_SIDE = "every_patient_is_on_one_side"
@@ -45,7 +46,13 @@ def assessed_patients(
         workspace = submitted.workspace
         snapshot, accounts = home.snapshot(workspace, now)
         facts = home.facts(submitted, NO_ACCOUNTS if snapshot.state == "unknown" else accounts, now)
-    with home.staging() as folder, home.duck() as con:
+    with (
+        refusals(),
+        home.staging() as folder,
+        home.duck() as con,
+        tables.made_from(submitted, patients),
+        noted(snapshot=snapshot.as_note()),
+    ):
         files = ContactFiles(folder / "contactability", folder / "recipients", folder / "non_contactable")
         found = assess(
             con,

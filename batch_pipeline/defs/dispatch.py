@@ -33,7 +33,7 @@ def written_outbox(
 ) -> Iterator[dg.AssetCheckResult | dg.Output[Path]]:
     """The approved plan's messages in the ledger: written once; later plans add or move only what isn't begun."""
     home, batch = house.open(), context.partition_key
-    with refusals():
+    with refusals(), tables.made_from(home.submitted(batch), channel_plan, patients, cohort):
         written = dispatching.write_outbox(home, batch, channel_plan, patients, cohort, clock.now())
     yield from tables.attempts(
         home,
@@ -61,7 +61,7 @@ def sent_messages(
     """Sends what is queued: claim, write, call, write. Run again, it sends nothing again."""
     home, batch = house.open(), context.partition_key
     with refusals():
-        done = dispatching.send(home, batch, "primary", clock.now())
+        done = dispatching.send(home, batch, "primary", clock.now)
     yield from tables.attempts(
         home, batch, schemas.DISPATCH, step="primary", metadata={"accepted": done.accepted, "refused": done.refused}
     )
@@ -73,6 +73,6 @@ def sent_messages(
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="A batch that is approved, or was left half sent, is sent.",
 )
-def dispatch_sensor(context: dg.SensorEvaluationContext, house: HouseResource) -> list[dg.RunRequest]:
+def dispatch_sensor(context: dg.SensorEvaluationContext, house: HouseResource) -> dg.SensorResult:
     """What is approved and not yet wholly sent is due now."""
-    return list(requests(context, jobs.dispatch, dispatching.ready_to_send(house.open())))
+    return requests(context, jobs.dispatch, dispatching.ready_to_send(house.open()))

@@ -1,11 +1,12 @@
 """From "this is due for that batch" to run requests, for the sensors of all stages."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
 from batch_pipeline.defs.jobs import UnresolvedJob
+from batch_pipeline.defs.partitions import BATCHES
 
 AT_WORK = (
     dg.DagsterRunStatus.QUEUED,
@@ -18,12 +19,17 @@ ALONE_FOR = timedelta(minutes=10)
 on one batch does no harm, that none does would."""
 
 
-def requests(context: dg.SensorEvaluationContext, job: UnresolvedJob, due: Iterable[str]) -> Iterator[dg.RunRequest]:
-    """A run of ``job`` for each due batch that no run is at work on."""
+def requests(context: dg.SensorEvaluationContext, job: UnresolvedJob, due: Iterable[str]) -> dg.SensorResult:
+    """A run of ``job`` for each due batch that no run is at work on.
+
+    Each batch's partition is asked for again: one that was deleted in the UI would stop this sensor for every batch.
+    """
     busy = _busy(context.instance, job.name)
-    for batch in due:
-        if batch not in busy:
-            yield dg.RunRequest(partition_key=batch)
+    free = [batch for batch in due if batch not in busy]
+    return dg.SensorResult(
+        run_requests=[dg.RunRequest(partition_key=batch) for batch in free],
+        dynamic_partitions_requests=[BATCHES.build_add_request(free)] if free else [],
+    )
 
 
 def _busy(instance: dg.DagsterInstance, job: str) -> set[str]:

@@ -26,7 +26,7 @@ def fallback_messages(
     """What is due falls back; what can't (no number, opted out, deceased, …) ends here and goes to follow-up."""
     home, batch = house.open(), context.partition_key
     with refusals():
-        swept, sent = dispatching.fall_back(home, batch, clock.now())
+        swept, sent = dispatching.fall_back(home, batch, clock.now)
     yield from tables.attempts(
         home,
         batch,
@@ -46,8 +46,6 @@ def fallback_messages(
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="App messages that are due to fall back, and fallbacks left unsent, are swept.",
 )
-def fallback_sensor(
-    context: dg.SensorEvaluationContext, house: HouseResource, clock: ClockResource
-) -> list[dg.RunRequest]:
+def fallback_sensor(context: dg.SensorEvaluationContext, house: HouseResource, clock: ClockResource) -> dg.SensorResult:
     """A batch is due when a fallback clock has run out, or a fallback was queued and not sent."""
-    return list(requests(context, jobs.fallback, dispatching.with_fallbacks_due(house.open(), clock.now())))
+    return requests(context, jobs.fallback, dispatching.with_fallbacks_due(house.open(), clock.now()))

@@ -38,8 +38,6 @@ def folded_receipts(
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Receipts that wait are folded into their batches; texts nobody spoke of in time are timed out.",
 )
-def receipts_sensor(
-    context: dg.SensorEvaluationContext, house: HouseResource, clock: ClockResource
-) -> list[dg.RunRequest]:
+def receipts_sensor(context: dg.SensorEvaluationContext, house: HouseResource, clock: ClockResource) -> dg.SensorResult:
     """A batch is due when one of its receipts waits, or one of its texts has been silent for too long."""
-    return list(requests(context, jobs.receipts, dispatching.with_news(house.open(), clock.now())))
+    return requests(context, jobs.receipts, dispatching.with_news(house.open(), clock.now()))

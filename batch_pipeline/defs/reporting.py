@@ -86,6 +86,6 @@ def batch_report(
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="A batch in which everything has ended gets its final report.",
 )
-def report_sensor(context: dg.SensorEvaluationContext, house: HouseResource) -> list[dg.RunRequest]:
+def report_sensor(context: dg.SensorEvaluationContext, house: HouseResource) -> dg.SensorResult:
     """A batch is due when every patient has ended and no final report has been made since."""
-    return list(requests(context, jobs.report, reporting.ended_unreported(house.open())))
+    return requests(context, jobs.report, reporting.ended_unreported(house.open()))

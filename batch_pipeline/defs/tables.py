@@ -1,6 +1,7 @@
 """From a table's pandera schema to what Dagster shows and checks of it."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import duckdb
 import pandera.pandas as pa
 
 from batch_pipeline.defs.partitions import OWNERS
-from batch_pipeline.house import House
+from batch_pipeline.errors import Refused
+from batch_pipeline.house import ORIGIN, House, Submitted
 from batch_pipeline.operations import reporting
 from batch_pipeline.planning import tables
-from batch_pipeline.planning.duck import scan
+from batch_pipeline.planning.duck import noted, notes, scan
 
 FITS = "fits_its_schema"
 
@@ -75,6 +77,21 @@ def markdown(headings: tuple[str, str], rows: Mapping[str, Any]) -> dg.MarkdownM
         f"| {name} | {value:,} |" if isinstance(value, int) else f"| {name} | {value} |" for name, value in rows.items()
     )
     return dg.MetadataValue.md(f"| {headings[0]} | {headings[1]} |\n| --- | ---: |\n{body}")
+
+
+@contextmanager
+def made_from(submitted: Submitted, *tables: Path) -> Iterator[None]:
+    """What is written inside is made from these tables, all of them from this very submission.
+
+    ``Refused`` otherwise: a batch may be submitted anew while an earlier planning run of it is under way.
+    """
+    for table in tables:
+        if notes(table).get(ORIGIN) != submitted.content:
+            raise Refused(
+                f"{submitted.row.batch} was submitted anew while this was planned: plan it again, from the cohort on"
+            )
+    with noted(**{ORIGIN: submitted.content}):
+        yield
 
 
 def attempts(

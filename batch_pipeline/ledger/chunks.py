@@ -130,11 +130,6 @@ def _unsent(batch: str, step: str, channel: str, provider: str) -> sa.Select[tup
         attempts.c.channel == channel,
         attempts.c.provider == provider,
         _unsent_rows,
-        # Never so, but that a ledger restored from a copy learns from receipts what it has sent.
-        attempts.c.accepted_at.is_(None),
-        attempts.c.delivered_at.is_(None),
-        attempts.c.read_at.is_(None),
-        attempts.c.failed_at.is_(None),
     )
     return query.where(~_read_in_app()) if step == "fallback" else query
 
@@ -262,19 +257,31 @@ def leave_unconfirmed(connection: sa.Connection, chunk: Chunk, now: datetime) ->
     return True
 
 
-def give_back(connection: sa.Connection, chunk: Chunk, refused: Iterable[tuple[str, str]], now: datetime) -> bool:
-    """Settles a chunk of which the provider surely took nothing; false when the lease was lost.
+def give_back(
+    connection: sa.Connection, chunk: Chunk, refused: Iterable[tuple[str, str]], now: datetime
+) -> int | None:
+    """Settles a chunk of whose last post the provider surely took nothing; ``None`` when the lease was lost.
 
-    The messages in ``refused`` (reference, failure code) have failed; the others are unsent again.
+    The messages in ``refused`` (reference, failure code) have failed; the others are unsent again, but for those
+    known to be with the provider from an earlier post: they stay begun, for ever, and are accepted. Gives how many.
     """
     if not _close(connection, chunk, "returned", now):
-        return False
+        return None
     _fail(connection, refused, now)
-    connection.execute(
-        sa.update(attempts).where(attempts.c.chunk == chunk.reference, _not_refused).values(chunk=None, begun_at=None)
-    )
-    return True
+    mine = attempts.c.chunk == chunk.reference
+    accepted = connection.execute(
+        sa.update(attempts)
+        .where(mine, _not_refused, sa.not_(_untold))
+        .values(accepted_at=smaller(attempts.c.accepted_at, sa.literal(now, Instant())))
+    ).rowcount
+    connection.execute(sa.update(attempts).where(mine, _untold).values(chunk=None, begun_at=None))
+    return accepted
 
+
+_untold = sa.and_(
+    *(attempts.c[name].is_(None) for name in ("accepted_at", "delivered_at", "read_at", "failed_at")),
+)
+"""Neither an answer nor a receipt says that a provider has seen the message."""
 
 _not_refused = sa.or_(attempts.c.failure_kind.is_(None), attempts.c.failure_kind != "refused")
 

@@ -1,6 +1,6 @@
 """The outbox: one row for every message of an approved plan, on disk before any provider is called (SPEC 2.7)."""
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -71,8 +71,11 @@ _CONTENT = (
 
 _STAGED = ("patient", *_CONTENT, "held_back_at")
 
-# Not begun, and not at an end that a person or the clock has given it.
-_may_change = sa.and_(attempts.c.chunk.is_(None), attempts.c.cancelled_at.is_(None), attempts.c.expired_at.is_(None))
+# Not begun, not at an end that a person or the clock has given it, and not known from receipts to have been sent.
+_may_change = sa.and_(
+    *(attempts.c[name].is_(None) for name in ("chunk", "cancelled_at", "expired_at")),
+    *(attempts.c[name].is_(None) for name in ("accepted_at", "delivered_at", "read_at", "failed_at")),
+)
 
 # The rows of a later plan, for the length of one write: laid out like the outbox they are compared with.
 _staged = sa.Table(
@@ -257,3 +260,26 @@ def _add(connection: sa.Connection, batch: str, now: datetime) -> int:
 def _set_applied(connection: sa.Connection, batch: str, plan_hash: str) -> None:
     connection.execute(sa.update(batches).where(batches.c.batch == batch).values(applied_plan=plan_hash))
     refresh_statistics(connection, attempts)
+
+
+def withdraw(ledger: Ledger, batch: str, patients: Mapping[str, Collection[str]], now: datetime) -> int:
+    """Cancels the messages of these patients (keyed hashes, by channel) that aren't begun; gives how many."""
+    withdrawn = 0
+    for channel, chosen in patients.items():
+        ordered = sorted(chosen)
+        for start in range(0, len(ordered), _AT_ONCE):
+            mine = sa.and_(
+                attempts.c.batch == batch,
+                attempts.c.step == "primary",
+                attempts.c.channel == channel,
+                attempts.c.patient.in_(ordered[start : start + _AT_ONCE]),
+                attempts.c.held_back_at.is_(None),
+                _may_change,
+            )
+            with ledger.write() as connection:
+                withdrawn += connection.execute(sa.update(attempts).where(mine).values(cancelled_at=now)).rowcount
+    return withdrawn
+
+
+_AT_ONCE = 500
+"""Patients named in one statement: databases bound the number of parameters."""

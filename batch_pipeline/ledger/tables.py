@@ -112,14 +112,19 @@ chunks = sa.Table(
     sa.Column("lease_until", Instant, nullable=False, comment="by the machine's clock, never by --at"),
     sa.Column("claimed_at", Instant, nullable=False),
     sa.Column("settled_at", Instant, comment="when its answer was recorded; null while it is open"),
-    sa.Column("outcome", sa.Text, comment="accepted | unconfirmed | returned (nothing of it was taken)"),
+    sa.Column("outcome", sa.Text, comment="accepted | unconfirmed | returned (its last post was not taken)"),
     sa.Index(None, "batch", "step", "channel"),
     _partial_index("ix_chunks_open", "settled_at IS NULL", "batch", "step"),
 )
 
 # The rows that the frequent questions look at. Each is written once and used both as the condition of a partial
 # index and, word for word, in the query that is to find that index.
-UNSENT = "chunk IS NULL AND held_back_at IS NULL AND cancelled_at IS NULL AND expired_at IS NULL"
+#
+# A message that isn't begun is never told of, but that a ledger restored from a copy learns from receipts what it sent.
+UNSENT = (
+    "chunk IS NULL AND held_back_at IS NULL AND cancelled_at IS NULL AND expired_at IS NULL"
+    " AND accepted_at IS NULL AND delivered_at IS NULL AND read_at IS NULL AND failed_at IS NULL"
+)
 BEGUN = "chunk IS NOT NULL"
 FALLBACK_OPEN = (
     "step = 'primary' AND channel = 'nhs_app' AND chunk IS NOT NULL AND read_at IS NULL"

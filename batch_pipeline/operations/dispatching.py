@@ -1,7 +1,8 @@
 """From an approved plan to sent messages, and what became of them: outbox, dispatch, receipts, fallbacks."""
 
+import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ from batch_pipeline.operations import review
 from batch_pipeline.planning.channels import queue
 from batch_pipeline.planning.message import SAMPLE
 from batch_pipeline.progress import tell
-from batch_pipeline.providers.protocol import Channel, OutcomeUnknown, OutgoingMessage, ProviderStopped
+from batch_pipeline.providers.protocol import Channel, ChunkRefused, OutcomeUnknown, OutgoingMessage, ProviderStopped
 from batch_pipeline.rules import emails, phones, policy
 from batch_pipeline.rules.fragments import downgrade
 from batch_pipeline.sending import dispatcher, fallbacks, receipts
@@ -61,10 +62,13 @@ def write_outbox(
     The tables are checked against the plan's digest first: what is queued is what was approved, to the letter.
     """
     plan = plan_to_send(house, batch)
-    if plan is None or plan == house.submitted(batch).row.applied_plan:
-        return outbox.OutboxWritten(0, 0, 0, 0)
-    _, figures = review.standing(house, batch)
     submitted = house.submitted(batch)
+    if plan is None or plan == submitted.row.applied_plan:
+        return outbox.OutboxWritten(0, 0, 0, 0)
+    with house.ledger.read() as connection:
+        figures = json.loads(batches.plan(connection, batch, plan).figures)
+    if figures["problems"]:
+        raise Refused(f"{batch} can't be sent: {figures['problems'][0]}")
     with house.duck() as con:
         message = review.message_of(con, submitted, cohort)
         digest = queue(con, channel_plan, patients, cohort, message, house.hasher)
@@ -78,7 +82,13 @@ def write_outbox(
 def _rows(
     con: duckdb.DuckDBPyConnection, house: House, submitted: Submitted, now: datetime
 ) -> Iterator[pa.RecordBatch]:
-    """The outbox's rows, with provider and fallback policy by path."""
+    """The outbox's rows, with provider and fallback policy by path.
+
+    Who had the message meanwhile from another batch is held back as well. That is asked here and not before, because
+    the ledger takes these rows in the transaction that writes them: of two outboxes the later one sees the earlier.
+    """
+    had = pa.array(sorted(house.already_had(submitted, now)), pa.string())
+    con.register("given_had", pa.table({"patient": had}))
     window = policy.fallback_window("nhs_app", submitted.file.message.questionnaire, now)
     policy_id, after = (window[0], window[1] // timedelta(microseconds=1)) if window else (None, None)
     names = house.provider_names(submitted.workspace)
@@ -95,24 +105,32 @@ def _rows(
     )
     query = """
         SELECT line, nhs_number, patient, path, provider, address, address_hash, fallback_number, subject, text,
-            sms_text, fragments, held_back, policy, fallback_after
+            sms_text, fragments, held_back OR patient IN (SELECT patient FROM given_had) AS held_back, policy, fallback_after
         FROM outgoing JOIN given_paths USING (path) ORDER BY line
     """
     yield from con.sql(query).to_arrow_reader(_ROWS)
 
 
-def send(house: House, batch: str, step: dispatcher.Step, now: datetime) -> dispatcher.Dispatched:
+Clock = Callable[[], datetime]
+"""Business time, asked anew at each chunk: what was accepted late must not fall back early."""
+
+
+def send(house: House, batch: str, step: dispatcher.Step, clock: Clock) -> dispatcher.Dispatched:
     """Sends what is queued of a step, each message once, and finishes what a killed run left open.
 
-    ``Refused`` when a provider takes nothing more, with its reason; what was sent stays sent.
+    Whoever opted out or was found to have died since the plan was made is withdrawn first (SPEC 2.3). ``Refused`` when a
+    provider takes nothing more, with its reason; what was sent stays sent.
     """
     submitted = house.submitted(batch)
+    if step == "primary":
+        now = clock()
+        outbox.withdraw(house.ledger, batch, house.not_to_be_sent(submitted.workspace, now), now)
     done = dispatcher.dispatch(
         house.ledger,
         batch,
         house.providers(submitted.workspace),
         step=step,
-        now=now,
+        now=clock,
         owner=owner(),
         on_progress=lambda sent, total: tell(f"{step} messages", sent, total),
     )
@@ -147,7 +165,7 @@ def send_test(house: House, batch: str, to: str, now: datetime) -> TestSent:
         audit.record(connection, now, "send-test", "send_test", batch, detail)
     try:
         answer = provider.send(reference, [message], now)
-    except (OutcomeUnknown, ProviderStopped) as fault:
+    except (ChunkRefused, OutcomeUnknown, ProviderStopped) as fault:
         raise Refused(f"{batch}: the test may not have been sent: {fault}") from None
     if answer.refused:
         raise Refused(f"{batch}: the provider refused the test: {answer.refused[0].failure_code}")
@@ -176,11 +194,16 @@ def collect(house: House, batch: str, now: datetime) -> receipts.Folded:
     return folded
 
 
-def fall_back(house: House, batch: str, now: datetime) -> tuple[fallbacks.Swept, dispatcher.Dispatched]:
-    """Queues every fallback that is due, ends those that can't go, and sends what is queued."""
+def fall_back(house: House, batch: str, clock: Clock) -> tuple[fallbacks.Swept, dispatcher.Dispatched]:
+    """Queues every fallback that is due, ends those that can't go, and sends what is queued.
+
+    What the providers have to say is heard first, or a message that was read meanwhile would be texted as well.
+    """
+    now = clock()
+    collect(house, batch, now)
     submitted = house.submitted(batch)
     swept = fallbacks.sweep(house.ledger, batch, now, house.fallback_facts(submitted.workspace, now))
-    return swept, send(house, batch, "fallback", now)
+    return swept, send(house, batch, "fallback", clock)
 
 
 def ready_to_send(house: House) -> list[str]:

@@ -9,12 +9,11 @@ from typing import Any
 import duckdb
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.house import House, Submitted
+from batch_pipeline.house import House, Submitted, content_of
 from batch_pipeline.ledger import batches
 from batch_pipeline.planning import plan as planning
 from batch_pipeline.planning.duck import scan
 from batch_pipeline.planning.message import Message
-from batch_pipeline.rules import paths
 from batch_pipeline.settings import not_yet
 
 AUTO = "auto (as the batch file says)"
@@ -43,14 +42,7 @@ def draw_up_plan(
 ) -> dict[str, Any]:
     """The figures of the plan that these tables make."""
     workspace, file = submitted.workspace, submitted.file
-    snapshot, accounts = house.snapshot(workspace, now)
-    if snapshot.state == "unknown" and workspace.nation in paths.APP_NATIONS:
-        con.register("accounts", accounts)
-        known = con.sql(f"""
-            SELECT count(*) FROM {scan(files.channel_plan)} r SEMI JOIN accounts a
-            ON r.nhs_number = a.nhs_number AND a.notifications_enabled WHERE r.path = 'sms'
-        """).fetchall()[0][0]
-        snapshot = replace(snapshot, accounts_if_known=known)
+    snapshot = _with_savings(con, house, submitted, files, now)
     return planning.draw_up(
         con,
         files,
@@ -70,11 +62,45 @@ def draw_up_plan(
     )
 
 
+def _with_savings(
+    con: duckdb.DuckDBPyConnection, house: House, submitted: Submitted, files: planning.PlanFiles, now: datetime
+) -> planning.Snapshot:
+    """The snapshot that the plan was made with, whatever the workspace has by now, and who goes by SMS because of it.
+
+    Because it is too old, or because a self-book message minds an email address.
+    """
+    workspace = submitted.workspace
+    snapshot = planning.Snapshot.of(files.channel_plan)
+    _, accounts = house.snapshot(workspace, now)
+    self_book = submitted.file.message.type == "self_book"
+    if snapshot.state == "none":
+        return snapshot
+    con.register("accounts", accounts)
+    con.register("opted_out_of_app", house.opt_outs(workspace, now))
+    on_the_app = f"""
+        SELECT count(*), coalesce(sum(r.fragments), 0)::BIGINT
+        FROM {scan(files.channel_plan)} r JOIN {scan(files.patients)} p USING (line)
+        SEMI JOIN accounts a ON r.nhs_number = a.nhs_number AND a.notifications_enabled
+        ANTI JOIN opted_out_of_app o ON r.nhs_number = o.nhs_number AND o.channel = 'nhs_app'
+        WHERE r.path = 'sms' AND NOT r.held_back
+    """
+    if snapshot.state == "unknown":
+        email = "p.email IS NULL" if self_book and not workspace.self_book_ignores_email else "true"
+        return replace(snapshot, lost=planning.Instead(*con.sql(f"{on_the_app} AND {email}").fetchall()[0]))
+    if self_book and not workspace.self_book_ignores_email:
+        return replace(
+            snapshot, switch=planning.Instead(*con.sql(f"{on_the_app} AND p.email IS NOT NULL").fetchall()[0])
+        )
+    return snapshot
+
+
 def record(house: House, submitted: Submitted, figures: dict[str, Any], now: datetime) -> str:
     """Makes this the batch's standing plan, approved at once where the batch file says so; gives its hash."""
-    row = submitted.row
-    plan = planning.plan_hash(figures, spec_sha256=row.spec_sha256, cohort_sha256=row.cohort_sha256)
+    plan = planning.plan_hash(figures, spec_sha256=submitted.row.spec_sha256, cohort_sha256=submitted.row.cohort_sha256)
     with house.ledger.write() as connection:
+        row = batches.get(connection, submitted.row.batch, lock=True)
+        if content_of(row) != submitted.content:
+            raise Refused(f"{row.batch} was submitted anew while this was planned: plan it again, from the cohort on")
         batches.record_plan(connection, row.batch, plan, figures, now)
         if row.approval == "auto" and not figures["problems"] and not figures["needs_person"]:
             batches.mark_reviewed(connection, row.batch, plan, now)
@@ -99,14 +125,21 @@ def shown(house: House, batch: str, now: datetime) -> tuple[str, dict[str, Any]]
     return plan, figures
 
 
-def approve(house: House, batch: str, by: str, plan: str | None, now: datetime) -> str:
-    """Records the approval of the standing plan; gives its hash.
+def approve(house: House, batch: str, by: str, plan: str | None, now: datetime) -> batches.Approval:
+    """Records the approval of the standing plan; gives it, or the one it has already.
 
     ``Refused`` when the plan can't be sent as it is, has changed since it was last shown, or isn't ``plan``.
     """
-    standing_plan, figures = standing(house, batch)
-    if figures["problems"]:
-        raise Refused(f"{batch} can't be approved: {figures['problems'][0]}")
+    submitted = house.submitted(batch)
+    snapshot, _ = house.snapshot(submitted.workspace, now)
     with house.ledger.write() as connection:
-        batches.approve(connection, batch, by, plan, now)
-    return standing_plan
+        approval = batches.approve(connection, batch, by, plan, now)
+        figures = json.loads(batches.plan(connection, batch, approval.plan_hash).figures)
+        if figures["problems"]:
+            raise Refused(f"{batch} can't be approved: {figures['problems'][0]}")
+        if snapshot.state == "unknown" != figures["snapshot"]["state"]:
+            raise Refused(
+                f"{batch}: the NHS App snapshot of {snapshot.as_of} has become too old since the plan was made: refresh it "
+                "and submit the batch again"
+            )
+        return approval

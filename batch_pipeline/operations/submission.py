@@ -4,15 +4,17 @@ import filecmp
 import hashlib
 import os
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import pyarrow.parquet as pq
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.house import House
+from batch_pipeline.house import ORIGIN, House, content_of
 from batch_pipeline.ingest.reader import CohortReader, CohortShape, open_cohort
 from batch_pipeline.ledger import batches
 from batch_pipeline.settings import BatchFile, load_batch_file
@@ -46,7 +48,7 @@ def take_in(house: House, batch: str, spec: str | None, folder: Path, now: datet
         return _read(
             open_cohort(kept, label=row.cohort_name, max_bytes=house.settings.max_cohort_bytes),
             kept,
-            row.cohort_sha256,
+            row,
             folder,
         )
 
@@ -54,19 +56,20 @@ def take_in(house: House, batch: str, spec: str | None, folder: Path, now: datet
     if file.batch != batch:
         raise Refused(f"{spec}: it says batch {file.batch}, but this run is for {batch}: submit it under its own name")
     source = cohort_of(house.home.inbox / spec, file)
-    house.workspace(file.workspace)
+    house.simulator(house.workspace(file.workspace))  # a fault in its files is better told now than after the approval
     message = resolve_message(file, house.home)
     # Looked at before it is copied: a file over the limit, or no text at all, is refused at once.
     open_cohort(source, label=source.name, max_bytes=house.settings.max_cohort_bytes)
     copied, sha256 = _copy(source, folder)
+    submission = _submission(file, message, source.name, sha256)
     intake = _read(
         open_cohort(copied, label=source.name, max_bytes=house.settings.max_cohort_bytes),
         house.kept_cohort(sha256),
-        sha256,
+        submission,
         folder,
     )
     with house.ledger.write() as connection:
-        batches.register(connection, _submission(file, message, source.name, sha256), now)
+        batches.register(connection, submission, now)
         _keep(copied, intake.kept)
     return intake
 
@@ -128,13 +131,13 @@ def _keep(copied: Path, kept: Path) -> None:
         copied.replace(kept)
 
 
-def _read(reader: CohortReader, kept: Path, sha256: str, folder: Path) -> Intake:
-    table, lines = read_into(reader, folder)
-    return Intake(table, kept, sha256, reader.shape, lines, reader.blank_lines, reader.left_out)
+def _read(reader: CohortReader, kept: Path, source: batches.Submission | batches.Batch, folder: Path) -> Intake:
+    table, lines = read_into(reader, folder, {ORIGIN: content_of(source)})
+    return Intake(table, kept, source.cohort_sha256, reader.shape, lines, reader.blank_lines, reader.left_out)
 
 
-def read_into(reader: CohortReader, folder: Path) -> tuple[Path, int]:
-    """Writes a cohort's rows to Parquet in ``folder``; gives the path and the number of data lines."""
+def read_into(reader: CohortReader, folder: Path, notes: Mapping[str, str] | None = None) -> tuple[Path, int]:
+    """Writes a cohort's rows to Parquet in ``folder``, with notes; gives the path and the number of data lines."""
     table, lines = folder / "cohort", 0
     # No dictionaries, no statistics: nearly every cell is another one, and every reader reads them all.
     plain = {"compression": "lz4", "use_dictionary": False, "write_statistics": False}
@@ -147,6 +150,7 @@ def read_into(reader: CohortReader, folder: Path) -> tuple[Path, int]:
             lines += batch.num_rows
         if written is not None:
             written.result()
+        writer.add_key_value_metadata(dict(notes or {}))
     table.chmod(0o600)
     return table, lines
 
@@ -204,11 +208,14 @@ def into_inbox(house: House, spec: Path) -> str:
         return spec.name
     file = load_batch_file(spec)
     for path in (spec,) if _stays_where_it_is(file) else (cohort_of(spec, file), spec):
-        part = house.home.inbox / f".{path.name}.part"
-        try:
-            shutil.copyfile(path, part)
-            part.chmod(0o600)
-            part.replace(house.home.inbox / path.name)
-        finally:
-            part.unlink(missing_ok=True)
+        # A name of its own: of two shells that submit at once, none cuts off the other's copy.
+        with NamedTemporaryFile(dir=house.home.inbox, prefix=f".{path.name}.", suffix=".part", delete=False) as part:
+            try:
+                with path.open("rb") as source:
+                    shutil.copyfileobj(source, part, _BLOCK)
+                part.flush()
+                os.fsync(part.fileno())
+                Path(part.name).replace(house.home.inbox / path.name)
+            finally:
+                Path(part.name).unlink(missing_ok=True)
     return spec.name

@@ -120,11 +120,12 @@ def gaps(
     return found
 
 
-def over(con: duckdb.DuckDBPyConnection, channel_plan: Path, condition: str) -> Gap | None:
-    """Recipients of whose message this holds (a condition on the plan's columns), or None. Held-back ones don't count."""
+def such(con: duckdb.DuckDBPyConnection, table: Path, condition: str, *, of: str = "channel_plan") -> Gap | None:
+    """Lines of a table of which this holds, or None. Of a channel plan those held back don't count."""
+    sent = "NOT held_back" if of == "channel_plan" else "true"
     total, lines = con.sql(f"""
-        SELECT count(*), list(line ORDER BY line)[1:{_SHOWN_LINES}] FROM {scan(channel_plan)}
-        WHERE NOT held_back AND ({condition})
+        SELECT count(*), list(line ORDER BY line)[1:{_SHOWN_LINES}] FROM {scan(table)}
+        WHERE {sent} AND ({condition})
     """).fetchall()[0]
     return Gap(condition, total, lines) if total else None
 

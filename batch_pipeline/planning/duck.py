@@ -2,12 +2,15 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 import duckdb
+import pyarrow.parquet as pq
 
 from batch_pipeline.errors import says_full_disk
 
@@ -20,6 +23,25 @@ _PARQUET = (
 
 class SetWorkFailed(RuntimeError):
     """A DuckDB statement failed. Says the kind of failure only: DuckDB's own message may quote a patient's cell."""
+
+
+_notes: ContextVar[Mapping[str, str]] = ContextVar("notes", default=MappingProxyType({}))
+
+
+@contextmanager
+def noted(**notes: str) -> Iterator[None]:
+    """Every table written inside carries these notes, in the file itself: what it was made from (see ``notes``)."""
+    token = _notes.set({**_notes.get(), **notes})
+    try:
+        yield
+    finally:
+        _notes.reset(token)
+
+
+def notes(path: Path) -> dict[str, str]:
+    """What a table notes of itself."""
+    kept = pq.read_metadata(path).metadata or {}
+    return {key.decode(): value.decode() for key, value in kept.items() if not key.startswith(b"ARROW")}
 
 
 @contextmanager
@@ -48,8 +70,14 @@ def duck(scratch: Path, memory_limit: str = "700MB", threads: int | None = None)
 def write(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
     """Writes the query's rows to a Parquet file that its owner alone can read."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    connection.execute(f"COPY ({query}) TO '{quoted(path)}' ({_PARQUET})")
+    connection.execute(f"COPY ({query}) TO '{quoted(path)}' ({_PARQUET}{_kept_notes()})")
     path.chmod(0o600)
+
+
+def _kept_notes() -> str:
+    if not _notes.get():
+        return ""
+    return ", KV_METADATA {" + ", ".join(f"{key}: {literal(value)}" for key, value in _notes.get().items()) + "}"
 
 
 def scan(path: Path) -> str:

@@ -74,7 +74,10 @@ def _mend(con: duckdb.DuckDBPyConnection, cohort: Path, used: list[str]) -> None
     A phone or email that the fast rules leave open has the kind ``_ASK``; the ``_settle`` functions fill it in.
     """
     email = f"coalesce({emails.fast_sql('email')}, {_OPEN_EMAIL})"
-    names_ = {field: f"nullif({cells.tidied_sql(field)}, '')" for field in ("patient_name", "first_name", "surname")}
+    names_ = {
+        field: f"CASE WHEN NOT {cells.empty_name_sql(field)} THEN {cells.tidied_sql(field)} END"
+        for field in ("patient_name", "first_name", "surname")
+    }
     con.execute(f"""
         CREATE TEMP TABLE mended AS
         SELECT line, problem, nhs_number, patient_name, first_name, surname, date_of_birth_given, date_of_birth,

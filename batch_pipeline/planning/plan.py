@@ -3,16 +3,17 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from batch_pipeline.planning.channels import WHOLE_DIGEST, Gap, gaps, over
-from batch_pipeline.planning.duck import scan, write
+from batch_pipeline.planning.channels import WHOLE_DIGEST, Gap, gaps, such
+from batch_pipeline.planning.duck import notes, scan, write
 from batch_pipeline.planning.message import Message
 from batch_pipeline.rules import costs, paths, policy, reasons
 from batch_pipeline.rules import fragments as sms
@@ -32,14 +33,37 @@ class PlanFiles:
 
 
 @dataclass(frozen=True)
+class Instead:
+    """Patients who go by SMS and might go by the App, and the fragments they take."""
+
+    patients: int = 0
+    fragments: int = 0
+
+    def dearer_by(self, prices: costs.Prices) -> Decimal:
+        """What they cost by SMS over what they would by the App."""
+        return self.fragments * prices.sms_fragment - self.patients * prices.nhs_app
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """The NHS App snapshot a plan was made with."""
 
     state: str
     """``current``, ``old`` (warns), ``unknown`` (counts for nothing) or ``none``: see ``policy.snapshot_state``."""
     as_of: str | None
-    accounts_if_known: int = 0
+    lost: Instead = field(default_factory=Instead)
     """Recipients by SMS who would go by the App if the snapshot were trusted."""
+    switch: Instead = field(default_factory=Instead)
+    """Those who would if the workspace's ``self_book_ignores_email`` were on."""
+
+    def as_note(self) -> str:
+        """For the notes of a table that was made with it."""
+        return json.dumps({"state": self.state, "as_of": self.as_of})
+
+    @classmethod
+    def of(cls, table: Path) -> "Snapshot":
+        """That which a table was made with."""
+        return cls(**json.loads(notes(table)["snapshot"]))
 
 
 @dataclass(frozen=True)
@@ -162,7 +186,7 @@ def _problems(con: duckdb.DuckDBPyConnection, files: PlanFiles, message: Message
     return [
         f"{what} for {_people(gap)}: shorten it"
         for what, condition in limits.items()
-        if (gap := over(con, files.channel_plan, condition))
+        if (gap := such(con, files.channel_plan, condition))
     ]
 
 
@@ -183,20 +207,24 @@ def _people(gap: Gap) -> str:
 def _warnings(
     con: duckdb.DuckDBPyConnection, files: PlanFiles, counted: Mapping[str, Any], snapshot: Snapshot, sender: Sender
 ) -> list[str]:
-    bad_emails = con.sql(f"SELECT count(*) FILTER (email_kind = 'bad') FROM {scan(files.patients)}").fetchall()[0][0]
+    bad_emails = such(con, files.patients, "email_kind = 'bad'", of="patients")
+    disagreeing = such(con, files.duplicates, "disagrees", of="duplicates")
     mobiles, emails = _sharing(con, files.patients, "mobile"), _sharing(con, files.patients, "email")
     said = {
         "{n:,} lines are unreadable or invalid: see rejected_rows.csv": counted["rejected"],
-        "{n:,} further lines of a patient disagree on contact details: the first usable line was taken": counted[
-            "disagreeing_duplicates"
-        ],
         "{n:,} patients share a mobile number with another: both are sent to": mobiles,
         "{n:,} patients share an email address with another: both are sent to": emails,
-        "{n:,} email addresses are malformed and count as absent": bad_emails,
         "{n:,} patients had this message in the last 30 days and are held back": counted["held_back"],
         "{n:,} patients go by the NHS App without a mobile to fall back to": counted["no_sms_fallback"],
     }
     warnings = [sentence.format(n=n) for sentence, n in said.items() if n]
+    if disagreeing:
+        warnings.append(
+            f"of {_people(disagreeing)} an earlier or later line has other contact details, and the first usable line was "
+            "taken: see duplicates.csv"
+        )
+    if bad_emails:
+        warnings.append(f"the email address of {_people(bad_emails)} is malformed and counts as absent")
     if snapshot.state == "old":
         warnings.append(
             f"the NHS App snapshot of {snapshot.as_of} is older than {policy.SNAPSHOT_OLD_AFTER.days} days: refresh it"
@@ -204,11 +232,21 @@ def _warnings(
     if snapshot.state == "unknown":
         warnings.append(
             f"the NHS App snapshot of {snapshot.as_of} is older than {policy.SNAPSHOT_UNKNOWN_AFTER.days} days and counts as unknown: "
-            f"everybody goes by SMS, {snapshot.accounts_if_known:,} of whom it had with the App"
+            f"nobody goes by the App; {_people_by_sms(snapshot.lost, sender.prices)} more by SMS than by the App. "
+            "Refresh the snapshot and submit again, or have a person approve this"
+        )
+    if snapshot.switch.patients:
+        warnings.append(
+            f"the workspace's switch self_book_ignores_email would save {_people_by_sms(snapshot.switch, sender.prices)} now"
         )
     if sender.save_to_record:
         warnings.append("saving to the record is not yet done by this version")
     return warnings
+
+
+def _people_by_sms(instead: Instead, prices: costs.Prices) -> str:
+    some = "1 patient costs" if instead.patients == 1 else f"{instead.patients:,} patients cost"
+    return f"{some} {instead.dearer_by(prices)} {prices.currency}"
 
 
 def _sharing(con: duckdb.DuckDBPyConnection, patients: Path, column: str) -> int:

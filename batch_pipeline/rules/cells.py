@@ -31,6 +31,10 @@ EMPTY_WORDS: Final = (
 )
 
 
+EMPTY_NAMES: Final = ("NULL", "null", "nan", "NaN", "None", "none", "NaT")
+"""Words that no program writes for a name and no person so for themselves: the case counts."""
+
+
 def any_case(word: str) -> str:
     """A pattern for an ASCII word in any case, without ``(?i)``."""
     return "".join(f"[{letter.upper()}{letter.lower()}]" if letter.isalpha() else re.escape(letter) for letter in word)
@@ -71,6 +75,16 @@ def tidied_sql(column: str) -> str:
     invisible, spaces = quoted(f"[{INVISIBLE}]+"), quoted(f"[{SPACES}]+")
     mended = f"trim(regexp_replace(regexp_replace({column}, {invisible}, '', 'g'), {spaces}, ' ', 'g'), ' ')"
     return f"CASE WHEN regexp_matches({column}, '[^!-~]') THEN {mended} ELSE {column} END"
+
+
+def empty_name_sql(column: str) -> str:
+    """Whether a cell that holds a name says nothing: as `empty_sql`, but *Null*, *Nan* and *NA* are names.
+
+    Only the spellings of programs (``NULL``, ``null``, ``nan``, ``NaN``, ``None``) and words that aren't all letters count.
+    """
+    words = [word for word in EMPTY_WORDS if not word.isalpha()]
+    pattern = "|".join([*map(any_case, words), *EMPTY_NAMES])
+    return f"({column} IS NULL OR regexp_full_match({column}, {quoted(f'{_BLANK}(?:{pattern})?{_BLANK}')}))"
 
 
 def empty_sql(column: str) -> str:

@@ -94,6 +94,12 @@ def choose(
     return Choice(path, f"{organisation_type} · {message_type} · {HEADINGS[column]}{remark} → {path}")
 
 
+def app_is_open(organisation_type: str, nation: str) -> bool:
+    """Whether any message of this organisation can go by the NHS App."""
+    rows = (row for row in TABLE if row.organisation_type == organisation_type)
+    return nation in APP_NATIONS and any("nhs_app" in row.paths.values() for row in rows)
+
+
 def path_sql(
     organisation_type: str,
     nation: str,

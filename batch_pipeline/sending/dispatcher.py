@@ -408,9 +408,9 @@ class _Dispatch:
 
     def _give_back(self, held: _Held, refused: Sequence[RefusedMessage]) -> None:
         with self.ledger.write() as connection:
-            mine = chunks.give_back(connection, held.chunk, _pairs(refused), self.now())
-        if mine:
-            self._count(held, refused=len(refused))
+            accepted = chunks.give_back(connection, held.chunk, _pairs(refused), self.now())
+        if accepted is not None:
+            self._count(held, accepted=accepted, refused=len(refused))
 
     def _stop(self, held: _Held, reason: str, *, give_back: bool) -> None:
         """Ends a channel. Its chunk is unsent again, or stays open with its lease given up for the next to find."""

@@ -100,7 +100,7 @@ def upgrade() -> None:
             "settled_at", sa.BigInteger(), nullable=True, comment="when its answer was recorded; null while it is open"
         ),
         sa.Column(
-            "outcome", sa.Text(), nullable=True, comment="accepted | unconfirmed | returned (nothing of it was taken)"
+            "outcome", sa.Text(), nullable=True, comment="accepted | unconfirmed | returned (its last post was not taken)"
         ),
         sa.ForeignKeyConstraint(["batch"], ["batches.batch"], name="fk_chunks_batch"),
         sa.PrimaryKeyConstraint("reference", name="pk_chunks"),
@@ -218,9 +218,11 @@ def upgrade() -> None:
         "attempts",
         ["batch", "step", "channel", "id"],
         unique=False,
-        sqlite_where=sa.text("chunk IS NULL AND held_back_at IS NULL AND cancelled_at IS NULL AND expired_at IS NULL"),
+        sqlite_where=sa.text(
+            "chunk IS NULL AND held_back_at IS NULL AND cancelled_at IS NULL AND expired_at IS NULL AND accepted_at IS NULL AND delivered_at IS NULL AND read_at IS NULL AND failed_at IS NULL"
+        ),
         postgresql_where=sa.text(
-            "chunk IS NULL AND held_back_at IS NULL AND cancelled_at IS NULL AND expired_at IS NULL"
+            "chunk IS NULL AND held_back_at IS NULL AND cancelled_at IS NULL AND expired_at IS NULL AND accepted_at IS NULL AND delivered_at IS NULL AND read_at IS NULL AND failed_at IS NULL"
         ),
     )
     op.create_index(

@@ -66,8 +66,12 @@ def _now(at: datetime | None) -> datetime:
 @app.command()
 def init(context: typer.Context) -> None:
     """Make the home folder: workspaces, templates, inbox, data, ledger, reports and Dagster's own."""
+    from batch_pipeline.operations.reporting import publish_metrics
+
     house: House = context.obj
     house.home.init()
+    if not house.home.metrics_path.exists():
+        publish_metrics(house)
     house.ledger.close()
     _say(f"the home is ready: {house.home.root}")
 

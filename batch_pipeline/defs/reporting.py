@@ -21,14 +21,20 @@ GROUP = "reporting"
     kinds={"csv"},
     owners=OWNERS,
     partitions_def=BATCHES,
-    ins={"non_contactable": dg.AssetIn(), "rejected_rows": dg.AssetIn()},
+    ins={"non_contactable": dg.AssetIn(), "rejected_rows": dg.AssetIn(), "duplicates": dg.AssetIn()},
     metadata={"dagster/column_schema": tables.columns(reporting.NON_CONTACTABLE_CSV)},
 )
 def non_contactable_report(
-    context: dg.AssetExecutionContext, house: HouseResource, non_contactable: Path, rejected_rows: Path
+    context: dg.AssetExecutionContext,
+    house: HouseResource,
+    non_contactable: Path,
+    rejected_rows: Path,
+    duplicates: Path,
 ) -> dg.MaterializeResult:
     """``non_contactable.csv`` and ``rejected_rows.csv``: who can't be reached, which lines were refused, and the remedy."""
-    written = reporting.write_planning_reports(house.open(), context.partition_key, non_contactable, rejected_rows)
+    written = reporting.write_planning_reports(
+        house.open(), context.partition_key, non_contactable, rejected_rows, duplicates
+    )
     return dg.MaterializeResult(metadata={path.stem: dg.MetadataValue.path(str(path)) for path in written})
 
 

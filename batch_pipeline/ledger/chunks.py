@@ -257,9 +257,7 @@ def leave_unconfirmed(connection: sa.Connection, chunk: Chunk, now: datetime) ->
     return True
 
 
-def give_back(
-    connection: sa.Connection, chunk: Chunk, refused: Iterable[tuple[str, str]], now: datetime
-) -> int | None:
+def give_back(connection: sa.Connection, chunk: Chunk, refused: Iterable[tuple[str, str]], now: datetime) -> int | None:
     """Settles a chunk of whose last post the provider surely took nothing; ``None`` when the lease was lost.
 
     The messages in ``refused`` (reference, failure code) have failed; the others are unsent again, but for those

@@ -1,6 +1,6 @@
 """Looking at a cohort or a batch file before it is submitted: what it holds and what is wrong. Keeps nothing."""
 
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,9 @@ from batch_pipeline.errors import Refused
 from batch_pipeline.house import House
 from batch_pipeline.ingest.reader import open_cohort
 from batch_pipeline.operations.submission import asks_for_date_of_birth, cohort_of, read_into
+from batch_pipeline.planning.message import Message
 from batch_pipeline.planning.patients import PatientFiles, sort_lines
-from batch_pipeline.planning.plan import describe_rejections
+from batch_pipeline.planning.plan import describe_rejections, fields_unknown
 from batch_pipeline.settings import load_batch_file, not_yet
 from batch_pipeline.templates import resolve_message
 
@@ -18,15 +19,20 @@ def check_file(house: House, file: Path, now: datetime) -> dict[str, Any]:
     """What the file holds. ``Refused`` with one sentence when it can't be understood, or can't be sent as it is."""
     house.home.require()
     if file.suffix.lower() not in {".yaml", ".yml"}:
-        return _cohort(house, file, now, needs_date_of_birth=False)
+        return _cohort(house, file, now.date(), needs_date_of_birth=False)
     batch = load_batch_file(file)
     workspace = house.workspace(batch.workspace)
     message = resolve_message(batch, house.home)
     house.snapshot(workspace, now)
     house.opt_outs(workspace, now)
+    house.simulator(workspace)
     if problems := not_yet(batch):
         raise Refused(f"{file.name}: {problems[0]}")
-    found = _cohort(house, cohort_of(file, batch), now, needs_date_of_birth=asks_for_date_of_birth(batch))
+    today = now.astimezone(workspace.zone).date()
+    found = _cohort(house, cohort_of(file, batch), today, needs_date_of_birth=asks_for_date_of_birth(batch))
+    words = Message.of(message.body, message.subject or "", workspace.name, list(found["headings"].values()))
+    if words.unknown_fields:
+        raise Refused(f"{file.name}: {fields_unknown(words)}")
     return {
         **found,
         "file": file.name,
@@ -39,12 +45,12 @@ def check_file(house: House, file: Path, now: datetime) -> dict[str, Any]:
     }
 
 
-def _cohort(house: House, file: Path, now: datetime, *, needs_date_of_birth: bool) -> dict[str, Any]:
+def _cohort(house: House, file: Path, today: date, *, needs_date_of_birth: bool) -> dict[str, Any]:
     with house.staging() as folder, house.duck() as con:
         reader = open_cohort(file, label=file.name, max_bytes=house.settings.max_cohort_bytes)
         table, lines = read_into(reader, folder)
         files = PatientFiles(folder / "patients", folder / "rejected_rows", folder / "duplicates")
-        counted = sort_lines(con, table, files, today=now.date(), needs_date_of_birth=needs_date_of_birth)
+        counted = sort_lines(con, table, files, today=today, needs_date_of_birth=needs_date_of_birth)
     shape = reader.shape
     return {
         "file": file.name,

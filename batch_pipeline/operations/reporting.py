@@ -12,7 +12,9 @@ from typing import Any
 import duckdb
 import pandera.pandas as pa
 import pyarrow.parquet as pq
+import sqlalchemy as sa
 
+from batch_pipeline.errors import Refused
 from batch_pipeline.house import House
 from batch_pipeline.ledger import batches, due, figures, snapshot
 from batch_pipeline.operations.status import status
@@ -32,19 +34,27 @@ def attempts_table(
 
 
 def _attempts(house: House, batch: str, path: Path, step: str | None = None) -> Path:
-    with house.ledger.read() as connection, pq.ParquetWriter(path, snapshot.SCHEMA) as writer:
+    with house.ledger.read() as connection:
+        return _write_attempts(connection, batch, path, step)
+
+
+def _write_attempts(connection: sa.Connection, batch: str, path: Path, step: str | None = None) -> Path:
+    with pq.ParquetWriter(path, snapshot.SCHEMA) as writer:
         for rows in snapshot.read_attempts(connection, batch, step):
             writer.write_batch(rows)
     path.chmod(0o600)
     return path
 
 
-def write_planning_reports(house: House, batch: str, non_contactable: Path, rejected_rows: Path) -> list[Path]:
-    """Writes ``non_contactable.csv`` and ``rejected_rows.csv``; gives their paths."""
+def write_planning_reports(
+    house: House, batch: str, non_contactable: Path, rejected_rows: Path, duplicates: Path
+) -> list[Path]:
+    """Writes ``non_contactable.csv``, ``rejected_rows.csv`` and ``duplicates.csv``; gives their paths."""
     with house.duck() as con:
         return [
             _write(house, batch, columns.NON_CONTACTABLE, lists.non_contactable(con, scan(non_contactable))),
             _write(house, batch, columns.REJECTED_ROWS, lists.rejected_rows(con, scan(rejected_rows))),
+            _write(house, batch, columns.DUPLICATES, lists.duplicates(con, scan(duplicates))),
         ]
 
 
@@ -57,14 +67,16 @@ def write_outcome_reports(
     """
     zone = house.submitted(batch).workspace.timezone
     with house.staging() as folder, house.duck() as con:
-        attempts = scan(_attempts(house, batch, folder / "attempts"))
+        with house.ledger.read() as connection:  # one state of the ledger: the rows, and whether they are the last
+            attempts = scan(_write_attempts(connection, batch, folder / "attempts"))
+            ended = figures.status(connection, batch).all_ended
         tables = {"patients": scan(patients), "attempts": attempts, "zone": zone}
         written = [
             _write(house, batch, columns.OUTCOMES, lists.outcomes(con, channel_plan=scan(channel_plan), **tables)),
             _write(house, batch, columns.FOLLOW_UP, lists.follow_up(con, **tables)),
         ]
-    with house.ledger.write() as connection:
-        if figures.status(connection, batch).all_ended:
+    if ended:
+        with house.ledger.write() as connection:
             batches.mark_reported(connection, batch, now)
     return written, status(house, batch)
 
@@ -82,13 +94,19 @@ def reports_of(house: House, batch: str) -> list[Path]:
 
 def copy_reports(house: House, batch: str, out: Path) -> list[Path]:
     """Copies the batch's reports into a folder of the user's; gives the copies. They hold patients' details."""
-    out.mkdir(parents=True, exist_ok=True, mode=0o700)
     copies: list[Path] = []
-    for report in reports_of(house, batch):
-        copy = out / report.name
-        shutil.copyfile(report, copy)
-        copy.chmod(0o600)
-        copies.append(copy)
+    try:
+        out.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for report in reports_of(house, batch):
+            copy = out / report.name
+            if not (copy.exists() and copy.samefile(report)):
+                shutil.copyfile(report, copy)
+                copy.chmod(0o600)
+            copies.append(copy)
+    except OSError as error:
+        raise Refused(
+            f"{error.filename or out}: the reports can't be copied there ({error.strerror}): choose another folder"
+        ) from None
     return copies
 
 
@@ -155,8 +173,11 @@ def _publish(house: House, link: Path) -> Path:
         new = Path(reserved.name)
     new.unlink()
     measured = house.home.data / "delivery_metrics"
+    shape = ", ".join(f"{name} {column.metadata['type']}" for name, column in schemas.DELIVERY_METRICS.columns.items())
     with duckdb.connect(str(new)) as con:
-        con.execute(f"CREATE TABLE delivery_metrics AS FROM read_parquet('{quoted(measured)}/*.parquet')")
+        con.execute(f"CREATE TABLE delivery_metrics ({shape})")
+        if any(measured.glob("*.parquet")):
+            con.execute(f"INSERT INTO delivery_metrics BY NAME FROM read_parquet('{quoted(measured)}/*.parquet')")
         for name, column in schemas.DELIVERY_METRICS.columns.items():
             con.execute(f"COMMENT ON COLUMN delivery_metrics.{name} IS {literal(column.description)}")
     new.chmod(0o600)

@@ -24,6 +24,12 @@ _PATIENT_FIELDS = {
     "date_of_birth": "strftime(p.date_of_birth, '%-d %B %Y')",
 }
 
+
+def _filled(column: str) -> str:
+    """The cell tidied, or NULL where it says nothing: ``nan`` and ``-`` are no words for a patient."""
+    return f"CASE WHEN NOT {cells.empty_sql(column)} THEN {cells.tidied_sql(column)} END"
+
+
 SAMPLE = {
     "first_name": "Alex",
     "surname": "Example",

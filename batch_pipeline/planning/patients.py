@@ -80,13 +80,14 @@ def _mend(con: duckdb.DuckDBPyConnection, cohort: Path, used: list[str]) -> None
     }
     con.execute(f"""
         CREATE TEMP TABLE mended AS
-        SELECT line, problem, nhs_number, patient_name, first_name, surname, date_of_birth_given, date_of_birth,
+        SELECT line, problem, nhs_number, nhs_number_mended, patient_name, first_name, surname, date_of_birth_given, date_of_birth,
             death.deceased AS deceased, death.detail AS deceased_detail,
             email.kind AS email_kind, email.address AS email, email.detail AS email_detail, email.mended AS email_mended,
             phone.kind AS phone_kind, phone.e164 AS mobile, phone.detail AS phone_detail, phone.mended AS phone_mended
         FROM (
             SELECT line, problem,
                 {nhs_number.normalised_sql("nhs_number")} AS nhs_number,
+                strlen(nhs_number) <> 10 AS nhs_number_mended,
                 {", ".join(f"{sql} AS {field}" for field, sql in names_.items())},
                 NOT {cells.empty_sql("date_of_birth")} AS date_of_birth_given,
                 {dates.sql("date_of_birth")} AS date_of_birth,
@@ -258,8 +259,10 @@ def _write(con: duckdb.DuckDBPyConnection, cohort: Path, files: PatientFiles, to
 
 
 def _count(con: duckdb.DuckDBPyConnection, files: PatientFiles) -> Sorted:
-    lines, mended_phones, mended_emails = con.sql("""
-        SELECT count(*), count(*) FILTER (phone_mended), count(*) FILTER (email_mended) FROM mended
+    lines, mended_numbers, mended_phones, mended_emails = con.sql("""
+        SELECT count(*), count(*) FILTER (nhs_number_mended AND strlen(nhs_number) = 10),
+            count(*) FILTER (phone_mended), count(*) FILTER (email_mended)
+        FROM mended
     """).fetchall()[0]
     patients, bad_emails, unusable = con.sql(f"""
         SELECT count(*), count(*) FILTER (email_kind = 'bad'), count(*) FILTER (phone_kind NOT IN ('none', 'mobile'))
@@ -272,7 +275,7 @@ def _count(con: duckdb.DuckDBPyConnection, files: PatientFiles) -> Sorted:
         rejected=dict(con.sql("SELECT reason, count(*) FROM rejected GROUP BY ALL ORDER BY ALL").fetchall()),
         duplicates=duplicates,
         disagreeing=disagreeing,
-        mended={"phone": mended_phones, "email": mended_emails},
+        mended={"nhs_number": mended_numbers, "phone": mended_phones, "email": mended_emails},
         bad_emails=bad_emails,
         unusable_numbers=unusable,
     )

@@ -168,8 +168,7 @@ def _load_of(con: duckdb.DuckDBPyConnection, channel_plan: Path) -> tuple[dict[s
 def _problems(con: duckdb.DuckDBPyConnection, files: PlanFiles, message: Message, message_type: str) -> list[str]:
     """Why this plan can't be approved, each with the lines and the mend."""
     if message.unknown_fields:
-        names = ", ".join(f"{{{{ {name} }}}}" for name in message.unknown_fields)
-        return [f"the message names {names}, but the cohort has no such column: correct the field, or add the column"]
+        return [fields_unknown(message)]
     found = [
         f"{{{{ {gap.what} }}}} has no value for {_people(gap)}: fill it in, or take the field out of the message"
         for gap in gaps(con, files.channel_plan, files.patients, files.cohort, message)
@@ -188,6 +187,12 @@ def _problems(con: duckdb.DuckDBPyConnection, files: PlanFiles, message: Message
         for what, condition in limits.items()
         if (gap := such(con, files.channel_plan, condition))
     ]
+
+
+def fields_unknown(message: Message) -> str:
+    """What to say of fields that neither the patient nor the cohort has."""
+    names = ", ".join(f"{{{{ {name} }}}}" for name in message.unknown_fields)
+    return f"the message names {names}, but the cohort has no such column: correct the field, or add the column"
 
 
 _CHANNELS = {"sms": "SMS", "nhs_app": "NHS App", "email": "email"}

@@ -61,6 +61,24 @@ REJECTED_ROWS = Report(
     ),
 )
 
+DUPLICATES = Report(
+    "duplicates.csv",
+    "Further lines of patients who are already in the list",
+    (
+        _LINE,
+        Column(
+            "kept_line",
+            "Line that stays",
+            "The line of the same patient that is used: the first with a usable contact detail",
+        ),
+        Column(
+            "disagrees",
+            "Details differ",
+            "yes when its contact details are others than those of the line that stays, else no",
+        ),
+    ),
+)
+
 FOLLOW_UP = Report(
     "follow_up.csv",
     "Patients to look after",
@@ -131,7 +149,7 @@ OUTCOMES = Report(
 )
 
 REPORTS: Mapping[str, Report] = {
-    report.file: report for report in (NON_CONTACTABLE, REJECTED_ROWS, FOLLOW_UP, OUTCOMES)
+    report.file: report for report in (NON_CONTACTABLE, REJECTED_ROWS, DUPLICATES, FOLLOW_UP, OUTCOMES)
 }
 
 

@@ -49,6 +49,13 @@ def rejected_rows(con: duckdb.DuckDBPyConnection, table: str) -> duckdb.DuckDBPy
     """)
 
 
+def duplicates(con: duckdb.DuckDBPyConnection, table: str) -> duckdb.DuckDBPyRelation:
+    """From ``duplicates``: every further line of a patient, and the line that stays."""
+    return con.sql(f"""
+        SELECT line, kept_line, CASE WHEN disagrees THEN 'yes' ELSE 'no' END AS disagrees FROM {table} ORDER BY line
+    """)
+
+
 def outcomes(
     con: duckdb.DuckDBPyConnection, *, channel_plan: str, patients: str, attempts: str, zone: str
 ) -> duckdb.DuckDBPyRelation:

@@ -40,6 +40,7 @@ def test_names_and_headings_are_unique(report: Report) -> None:
             "Line,NHS number,Name,Date of birth,Primary reason,All reasons,Detail,Remedy,Reason codes",
         ),
         ("rejected_rows.csv", "Line,NHS number,Name,Date of birth,Reason,Detail,Remedy,Reason code"),
+        ("duplicates.csv", "Line,Line that stays,Details differ"),
         (
             "follow_up.csv",
             "Line,NHS number,Name,Date of birth,Sent by,What happened,Detail,What to do,Since,Provider,Code",

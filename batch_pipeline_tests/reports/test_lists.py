@@ -203,13 +203,23 @@ def test_every_report_can_be_written_empty_and_full(con: duckdb.DuckDBPyConnecti
         primary_reason TEXT, reasons TEXT[], sub_reason TEXT, detail TEXT)""")
     con.execute("""CREATE TABLE rejected (line INT, reason TEXT, detail TEXT, nhs_number TEXT, patient_name TEXT,
         date_of_birth TEXT)""")
+    con.execute("CREATE TABLE duplicates (line INT, kept_line INT, disagrees BOOLEAN)")
+    con.execute("INSERT INTO duplicates VALUES (7, 3, true)")
     tables = {"patients": "patients", "attempts": "attempts", "zone": ZONE}
     relations = {
         "non_contactable.csv": lists.non_contactable(con, "non_contactable"),
         "rejected_rows.csv": lists.rejected_rows(con, "rejected"),
+        "duplicates.csv": lists.duplicates(con, "duplicates"),
         "follow_up.csv": lists.follow_up(con, **tables),
         "outcomes.csv": lists.outcomes(con, channel_plan="channel_plan", **tables),
     }
     rows = {file: write_csv(relation, tmp_path / file, REPORTS[file].columns) for file, relation in relations.items()}
-    assert rows == {"non_contactable.csv": 0, "rejected_rows.csv": 0, "follow_up.csv": 1, "outcomes.csv": 1}
+    assert rows == {
+        "non_contactable.csv": 0,
+        "rejected_rows.csv": 0,
+        "duplicates.csv": 1,
+        "follow_up.csv": 1,
+        "outcomes.csv": 1,
+    }
+    assert (tmp_path / "duplicates.csv").read_text(encoding="utf-8-sig").splitlines()[1] == "7,3,yes"
     assert "simulator" in (tmp_path / "outcomes.csv").read_text(encoding="utf-8-sig").splitlines()[1].split(",")

@@ -100,7 +100,10 @@ def upgrade() -> None:
             "settled_at", sa.BigInteger(), nullable=True, comment="when its answer was recorded; null while it is open"
         ),
         sa.Column(
-            "outcome", sa.Text(), nullable=True, comment="accepted | unconfirmed | returned (its last post was not taken)"
+            "outcome",
+            sa.Text(),
+            nullable=True,
+            comment="accepted | unconfirmed | returned (its last post was not taken)",
         ),
         sa.ForeignKeyConstraint(["batch"], ["batches.batch"], name="fk_chunks_batch"),
         sa.PrimaryKeyConstraint("reference", name="pk_chunks"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from typing_extensions import override
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.ledger import chunks, outbox
+from batch_pipeline.ledger import chunks, due, outbox
 from batch_pipeline.ledger.tables import batches
 from batch_pipeline.ledger.tables import chunks as chunks_table
 from batch_pipeline.providers.protocol import (
@@ -225,6 +225,37 @@ def test_a_chunk_refused_for_some_goes_without_them_under_a_new_reference(world:
         [_reference(2), _reference(3), _reference(4)],
         [_reference(2), _reference(4), _reference(5)],
     )
+
+
+def test_what_the_provider_turned_out_to_hold_is_not_sent_again_when_the_rest_of_its_chunk_is_refused(
+    world: World,
+) -> None:
+    refusal = ChunkRefused([RefusedMessage(_reference(3), "CM_INVALID_NHS_NUMBER")])
+    provider = Scripted(OutcomeUnknown("no answer"), refusal, recovery=Recovery.CAN_BE_ASKED)
+    provider.holds = {_reference(2)}
+    assert world.dispatch(world.ledger, provider) == Dispatched(accepted=9, refused=1)
+    assert [_reference(2) in posted for _, posted in provider.posts] == [True, *[False] * 4]
+    assert attempt_rows(world.ledger, "line", chunk=None) == []
+
+
+@pytest.mark.parametrize("told", ["accepted", "delivered", "read", "failed"])
+def test_what_a_receipt_tells_of_stays_begun_when_its_chunk_is_given_back(world: World, told: str) -> None:
+    held = _claim(world)
+    set_attempts(world.ledger, {f"{told}_at": NOW}, line=2)
+    with world.ledger.write() as connection:
+        assert chunks.give_back(connection, held, [], NOW) == 1
+    assert attempt_rows(world.ledger, "line", "accepted_at", chunk=held.reference) == [(2, NOW)]
+
+
+@pytest.mark.parametrize("told", ["accepted", "delivered", "read", "failed"])
+def test_what_a_receipt_has_told_of_is_no_plans_to_change_and_nothing_to_wait_for(world: World, told: str) -> None:
+    set_attempts(world.ledger, {f"{told}_at": NOW}, line=2)
+    approve(world.ledger, plan=LATER_PLAN)
+    outbox.write(world.ledger, BATCH, LATER_PLAN, rows([Recipient(2, text="Another"), *lines(8, start=3)]), NOW)
+    assert attempt_rows(world.ledger, "text", line=2) == [("Your flu jab is due.",)]
+    assert world.process() == Dispatched(accepted=8)
+    with world.ledger.read() as connection:
+        assert due.ready_to_send(connection) == []
 
 
 def test_a_chunk_refused_without_a_name_stops_the_channel(world: World) -> None:
@@ -542,7 +573,7 @@ def test_a_fence_lets_only_the_last_holder_write(world: World) -> None:
         assert new is not None
         assert chunks.take_over(connection, old, "a third", old.lease_until + TIMEOUT) is None
         assert not chunks.settle(connection, old, [(_reference(2), "X")], NOW)
-        assert not chunks.give_back(connection, old, [], NOW)
+        assert chunks.give_back(connection, old, [], NOW) is None
         assert not chunks.leave_unconfirmed(connection, old, NOW)
         assert not chunks.record_held(connection, old, [_reference(2)], NOW)
         assert chunks.renew(connection, old, old.lease_until) is None

@@ -126,13 +126,17 @@ UNSENT = (
     " AND accepted_at IS NULL AND delivered_at IS NULL AND read_at IS NULL AND failed_at IS NULL"
 )
 BEGUN = "chunk IS NOT NULL"
+# The last two are ``may_fall_back_sql`` of the rules: what can't fall back any more has ended, and is reported.
 FALLBACK_OPEN = (
     "step = 'primary' AND channel = 'nhs_app' AND chunk IS NOT NULL AND read_at IS NULL"
-    " AND fallback_at IS NULL AND no_fallback_at IS NULL"
+    " AND fallback_at IS NULL AND no_fallback_at IS NULL AND fallback_after IS NOT NULL"
+    " AND (unconfirmed_at IS NULL OR coalesce(accepted_at, failed_at) IS NOT NULL)"
 )
+# At once for a failure, but delivered goes before failed (SPEC 2.8): then the clock runs, from the failure where the
+# acceptance was never told.
 FALLBACK_DUE_AT = (
-    "(CASE WHEN fallback_after IS NULL THEN NULL"
-    " WHEN failed_at IS NOT NULL THEN failed_at ELSE accepted_at + fallback_after END)"
+    "(CASE WHEN failed_at IS NOT NULL AND delivered_at IS NULL THEN failed_at"
+    " ELSE coalesce(accepted_at, failed_at) + fallback_after END)"
 )
 SMS_OPEN = (
     "channel = 'sms' AND accepted_at IS NOT NULL AND delivered_at IS NULL AND read_at IS NULL"

@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import sqlalchemy as sa
 
+from batch_pipeline.ledger import due as dues
 from batch_pipeline.ledger import history, outbox
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import batches, patient_marks
@@ -114,6 +115,41 @@ def test_delivered_by_the_app_is_still_unread(ledger: Ledger) -> None:
     _accepted(ledger)
     set_attempts(ledger, {"delivered_at": NOW})
     assert _due(ledger, NOW + DAY) == {BATCH: 1}
+
+
+@pytest.mark.parametrize(
+    ("accepted_at", "due_at"),
+    [(NOW, NOW + DAY), (None, NOW + SECOND + DAY)],
+    ids=["accepted", "only the failure known"],
+)
+def test_delivered_goes_before_failed_so_that_the_clock_runs(
+    ledger: Ledger, accepted_at: datetime | None, due_at: datetime
+) -> None:
+    _accepted(ledger)
+    told = {"delivered_at": NOW + 2 * SECOND, "failed_at": NOW + SECOND, "failure_kind": "permanent"}
+    set_attempts(ledger, {"accepted_at": accepted_at, **told})
+    assert _due(ledger, due_at - SECOND) == {}
+    assert _due(ledger, due_at) == {BATCH: 1}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"accepted_at": None, "unconfirmed_at": NOW},
+        {"accepted_at": None, "unconfirmed_at": NOW, "delivered_at": NOW},
+        {"fallback_after": None, "delivered_at": NOW},
+        {"fallback_after": None, "failed_at": NOW},
+    ],
+)
+def test_a_batch_whose_app_messages_can_fall_back_no_more_gets_its_final_report(
+    ledger: Ledger, state: dict[str, Any]
+) -> None:
+    _accepted(ledger)
+    with ledger.read() as connection:
+        assert dues.ended_unreported(connection) == []
+    set_attempts(ledger, state)
+    with ledger.read() as connection:
+        assert dues.ended_unreported(connection) == [BATCH]
 
 
 @pytest.mark.parametrize("path", ["sms", "email"])

@@ -233,16 +233,16 @@ def upgrade() -> None:
         "attempts",
         [
             sa.text(
-                "(CASE WHEN fallback_after IS NULL THEN NULL WHEN failed_at IS NOT NULL THEN failed_at ELSE accepted_at + fallback_after END)"
+                "(CASE WHEN failed_at IS NOT NULL AND delivered_at IS NULL THEN failed_at ELSE coalesce(accepted_at, failed_at) + fallback_after END)"
             ),
             "batch",
         ],
         unique=False,
         sqlite_where=sa.text(
-            "step = 'primary' AND channel = 'nhs_app' AND chunk IS NOT NULL AND read_at IS NULL AND fallback_at IS NULL AND no_fallback_at IS NULL"
+            "step = 'primary' AND channel = 'nhs_app' AND chunk IS NOT NULL AND read_at IS NULL AND fallback_at IS NULL AND no_fallback_at IS NULL AND fallback_after IS NOT NULL AND (unconfirmed_at IS NULL OR coalesce(accepted_at, failed_at) IS NOT NULL)"
         ),
         postgresql_where=sa.text(
-            "step = 'primary' AND channel = 'nhs_app' AND chunk IS NOT NULL AND read_at IS NULL AND fallback_at IS NULL AND no_fallback_at IS NULL"
+            "step = 'primary' AND channel = 'nhs_app' AND chunk IS NOT NULL AND read_at IS NULL AND fallback_at IS NULL AND no_fallback_at IS NULL AND fallback_after IS NOT NULL AND (unconfirmed_at IS NULL OR coalesce(accepted_at, failed_at) IS NOT NULL)"
         ),
     )
     _make_audit_append_only()

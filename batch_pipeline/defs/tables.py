@@ -41,12 +41,26 @@ def columns(schema: pa.DataFrameSchema) -> dg.TableSchema:
                 constraints=dg.TableColumnConstraints(
                     nullable=column.nullable,
                     unique=column.unique,
-                    other=[str(check) for check in column.checks or []],
+                    other=[_said(check) for check in column.checks or []],
                 ),
             )
             for name, column in schema.columns.items()
         ]
     )
+
+
+def _said(check: Any) -> str:
+    """A pandera check as people read it; its own text is a Python representation."""
+    terms = check.statistics
+    match check.name:
+        case "isin":
+            return "one of " + ", ".join(map(str, terms["allowed_values"]))
+        case "greater_than_or_equal_to":
+            return f"at least {terms['min_value']}"
+        case "str_matches":
+            return f"matches {getattr(terms['pattern'], 'pattern', terms['pattern'])}"
+        case _:
+            return str(check)
 
 
 def fits_spec(schema: pa.DataFrameSchema) -> dg.AssetCheckSpec:

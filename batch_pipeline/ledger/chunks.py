@@ -54,16 +54,15 @@ class Message(NamedTuple):
     subject: str | None
 
 
-def sendable(connection: sa.Connection, batch: str) -> Sendable:
+def sendable(connection: sa.Connection, batch: str, *, lock: bool = False) -> Sendable:
     """What stands in the way of sending a registered batch.
 
-    Within a writing transaction the answer holds until its end: a new plan and a pause wait for it.
+    ``lock``, in a writing transaction alone: the answer holds until its end; a new plan and a pause wait for it.
     """
-    row = connection.execute(
-        sa.select(batches.c.applied_plan, batches.c.paused_at, batches.c.cancelled_at)
-        .where(batches.c.batch == batch)
-        .with_for_update(read=True)
-    ).one()
+    query = sa.select(batches.c.applied_plan, batches.c.paused_at, batches.c.cancelled_at).where(
+        batches.c.batch == batch
+    )
+    row = connection.execute(query.with_for_update(read=True) if lock else query).one()
     return Sendable(row.applied_plan is not None, row.paused_at is not None, row.cancelled_at is not None)
 
 
@@ -325,12 +324,15 @@ def drop_needless(connection: sa.Connection, batch: str) -> int:
         _unsent_rows,
         _read_in_app(),
     )
-    patients = list(connection.scalars(needless))
-    for patient in patients:
+    dropped = 0
+    for patient in connection.scalars(needless).all():
         mine = sa.and_(attempts.c.batch == batch, attempts.c.patient == patient)
-        connection.execute(sa.delete(attempts).where(mine, attempts.c.step == "fallback"))
-        connection.execute(sa.update(attempts).where(mine, attempts.c.step == "primary").values(fallback_at=None))
-    return len(patients)
+        # Again only where unsent: on PostgreSQL another process may have begun it since it was looked for.
+        still_unsent = sa.delete(attempts).where(mine, attempts.c.step == "fallback", _unsent_rows)
+        if connection.execute(still_unsent).rowcount:
+            connection.execute(sa.update(attempts).where(mine, attempts.c.step == "primary").values(fallback_at=None))
+            dropped += 1
+    return dropped
 
 
 def _read_in_app() -> sa.ColumnElement[bool]:

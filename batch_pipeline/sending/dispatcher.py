@@ -270,7 +270,7 @@ class _Dispatch:
     def _claim(self, channel: Channel) -> _Held | None:
         provider = self.providers[channel]
         with self.ledger.write() as connection:
-            state = chunks.sendable(connection, self.batch)
+            state = chunks.sendable(connection, self.batch, lock=True)
             if state.paused or not state.applied or (state.cancelled and self.step == "primary"):
                 return None
             lease_until, steady_until = self._lease(channel)

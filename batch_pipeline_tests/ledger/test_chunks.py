@@ -1,6 +1,24 @@
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.dialects import postgresql
+
 from batch_pipeline.ledger import chunks
 from batch_pipeline.ledger.engine import Ledger
-from batch_pipeline_tests.ledger.given import BATCH, query_plans
+from batch_pipeline.ledger.tables import attempts
+from batch_pipeline_tests.ledger.given import (
+    BATCH,
+    NOW,
+    Recipient,
+    attempt_rows,
+    begin,
+    query_plans,
+    queue,
+    set_attempts,
+)
 
 
 def test_looking_for_unsent_messages_goes_through_the_unsent_alone(ledger: Ledger) -> None:
@@ -13,3 +31,40 @@ def test_looking_for_unsent_messages_goes_through_the_unsent_alone(ledger: Ledge
 def test_looking_for_open_chunks_goes_through_the_open_alone(ledger: Ledger) -> None:
     plan = query_plans(ledger, lambda connection: chunks.open_chunks(connection, BATCH, "primary"))
     assert any("INDEX ix_chunks_open" in line for line in plan), plan
+
+
+def _queue_fallback_of_one_who_reads(ledger: Ledger) -> None:
+    queue(ledger, [Recipient(2, "nhs_app")])
+    begin(ledger, 2)
+    (primary,) = attempt_rows(ledger)
+    fallback = dict(zip(attempts.c.keys(), primary, strict=True))
+    fallback |= {"id": None, "step": "fallback", "channel": "sms", "reference": "fallback", "chunk": None}
+    with ledger.write() as connection:
+        connection.execute(sa.insert(attempts).values(fallback))
+    set_attempts(ledger, {"read_at": NOW, "fallback_at": NOW}, step="primary")
+
+
+@pytest.mark.parametrize("begun_meanwhile", [False, True])
+def test_a_needless_fallback_is_dropped_unless_it_was_begun_since_it_was_looked_for(
+    ledger: Ledger, *, begun_meanwhile: bool
+) -> None:
+    _queue_fallback_of_one_who_reads(ledger)
+
+    def begin_it(_connection: object, cursor: Any, statement: str, *_: object) -> None:
+        if begun_meanwhile and statement.startswith("DELETE"):
+            cursor.execute("UPDATE attempts SET chunk = (SELECT reference FROM chunks) WHERE step = 'fallback'")
+
+    with ledger.write() as connection:
+        event.listen(connection, "before_cursor_execute", begin_it)
+        assert chunks.drop_needless(connection, BATCH) == int(not begun_meanwhile)
+    there = attempt_rows(ledger, "step", "fallback_at")
+    assert there == ([("primary", NOW), ("fallback", None)] if begun_meanwhile else [("primary", None)])
+
+
+@pytest.mark.parametrize("lock", [False, True])
+def test_a_batch_is_locked_only_for_a_claim(*, lock: bool) -> None:
+    """A reading transaction of PostgreSQL that locks a row fails when another has changed it meanwhile."""
+    connection = Mock()
+    chunks.sendable(connection, BATCH, lock=lock)
+    (query,) = connection.execute.call_args.args
+    assert ("FOR SHARE" in str(query.compile(dialect=postgresql.dialect()))) == lock

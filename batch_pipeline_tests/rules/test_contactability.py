@@ -1,0 +1,128 @@
+"""The reasons as expressions over one patient's facts: each alone, and all in their order."""
+
+import itertools
+from typing import Any
+
+import duckdb
+import pytest
+
+from batch_pipeline.rules import contactability, reasons
+
+FACTS: dict[str, str] = {
+    "path": "'sms'",
+    "deceased": "false",
+    "mark": "NULL::VARCHAR",
+    "opted_out": "[]::VARCHAR[]",
+    "email": "NULL::VARCHAR",
+    "has_app": "false",
+    "mobile": "'+447700900001'",
+    "phone_kind": "'mobile'",
+    "likely": "false",
+}
+"""Of a patient who can be texted."""
+NO_NUMBER = {"mobile": "NULL", "phone_kind": "'none'"}
+EMAIL = {"email": "'ash@example.org'"}
+
+_connection = duckdb.connect()
+
+
+def judged(expression: str, **known: str) -> Any:
+    columns = ", ".join(f"{value} AS {name}" for name, value in {**FACTS, **known}.items())
+    return _connection.sql(f"SELECT {expression} FROM (SELECT {columns})").fetchall()[0][0]
+
+
+def found(**known: str) -> list[str]:
+    return judged(contactability.reasons_sql(), **known)
+
+
+def out(*channels: str) -> dict[str, str]:
+    return {"opted_out": f"{list(channels)}"}
+
+
+@pytest.mark.parametrize(
+    ("known", "wanted"),
+    [
+        ({}, []),
+        ({"deceased": "true"}, ["deceased"]),
+        ({"deceased": "true", "path": "'email'"}, ["deceased"]),
+        ({"mark": "'deceased'"}, ["deceased"]),
+        ({"mark": "'invalidated'"}, ["unable_to_retrieve"]),
+        ({"mark": "'exit_coded'", "path": "'nhs_app'"}, ["unable_to_retrieve"]),
+        ({"phone_kind": "'none'", "mobile": "NULL"}, ["not_provided"]),
+        ({"phone_kind": "'landline'", "mobile": "NULL"}, ["not_provided"]),
+        ({"phone_kind": "'not_mobile'", "mobile": "NULL"}, ["not_provided"]),
+        ({"phone_kind": "'not_uk'", "mobile": "NULL"}, ["not_uk"]),
+        ({"likely": "true"}, ["likely_to_fail"]),
+        # only a path that needs the number asks for it
+        ({**NO_NUMBER, "path": "'email'"}, []),
+        ({**NO_NUMBER, "path": "'nhs_app'"}, []),
+        ({"likely": "true", "path": "'nhs_app'"}, []),
+        # opt-outs
+        (out("all"), ["opted_out"]),
+        ({**out("all"), "path": "'email'"}, ["opted_out"]),
+        (out("sms"), ["opted_out"]),
+        ({**out("sms"), "path": "'email'"}, []),
+        ({**out("sms"), **NO_NUMBER}, ["opted_out", "not_provided"]),
+        ({**out("email"), **EMAIL}, []),
+        ({**out("email"), **EMAIL, **NO_NUMBER}, ["opted_out", "not_provided"]),
+        ({**out("email"), **EMAIL, "likely": "true"}, ["opted_out", "likely_to_fail"]),
+        ({**out("email"), **NO_NUMBER}, ["not_provided"]),
+        ({**out("nhs_app"), "has_app": "true", **NO_NUMBER}, ["opted_out", "not_provided"]),
+        ({**out("nhs_app"), **NO_NUMBER}, ["not_provided"]),
+    ],
+)
+def test_each_reason_holds_when_it_should(known: dict[str, str], wanted: list[str]) -> None:
+    assert found(**known) == wanted
+
+
+def test_reasons_stand_in_the_order_of_the_spec() -> None:
+    holding = {
+        "deceased": {"deceased": "true"},
+        "unable_to_retrieve": {"mark": "'invalidated'"},
+        "opted_out": out("all"),
+        "not_uk": {"phone_kind": "'not_uk'"},
+        "likely_to_fail": {"likely": "true"},
+    }
+    for size in range(len(holding) + 1):
+        for chosen in itertools.combinations(holding, size):
+            known = {name: value for code in chosen for name, value in holding[code].items()}
+            assert found(**known) == [code for code in reasons.CODES if code in chosen]
+
+
+def test_there_is_a_condition_for_every_reason_in_their_order() -> None:
+    assert tuple(contactability.CONDITIONS) == reasons.CODES
+
+
+@pytest.mark.parametrize(
+    ("known", "sub_reason"),
+    [
+        ({}, None),
+        ({"phone_kind": "'landline'"}, "landline_only"),
+        ({"phone_kind": "'not_mobile'"}, "not_mobile"),
+        ({"phone_kind": "'none'"}, None),
+        ({"phone_kind": "'not_uk'"}, None),
+        ({"mark": "'exit_coded'", "phone_kind": "'landline'"}, "exit_coded"),
+        ({"mark": "'invalidated'"}, "invalidated"),
+        ({"deceased": "true", "mark": "'invalidated'", "phone_kind": "'landline'"}, None),
+        ({**out("all"), "phone_kind": "'landline'"}, None),
+    ],
+)
+def test_the_sub_reason_is_of_the_primary_reason(known: dict[str, str], sub_reason: str | None) -> None:
+    sql = contactability.sub_reason_sql(f"({contactability.reasons_sql()})")
+    assert judged(sql, **known) == sub_reason
+    assert sub_reason is None or reasons.SUB_REASON[sub_reason].reason == found(**known)[0]
+
+
+@pytest.mark.parametrize("channel", ["email", "nhs_app", "sms", "all"])
+def test_opted_out_of_a_channel_its_detail_is_unusable(channel: str) -> None:
+    known = {**EMAIL, "has_app": "true", **out(channel)}
+    usable = {
+        "email": judged(contactability.USABLE_EMAIL, **known) is not None,
+        "nhs_app": judged(contactability.APP_OPEN, **known),
+        "sms": judged(contactability.USABLE_MOBILE, **known) is not None,
+    }
+    assert usable == {each: channel not in (each, "all") for each in usable}
+
+
+def test_a_number_likely_to_fail_is_unusable() -> None:
+    assert judged(contactability.USABLE_MOBILE, likely="true") is None

@@ -1,5 +1,6 @@
 """The few statements that SQLite and PostgreSQL spell differently. The one place that asks which it is."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,14 @@ def smaller(first: sa.ColumnElement[Any], second: sa.ColumnElement[Any]) -> sa.C
         (second < first, second),
         else_=first,
     )
+
+
+def one_of(connection: sa.Connection, column: sa.ColumnElement[int], numbers: Sequence[int]) -> sa.ColumnElement[bool]:
+    """Whether a column is one of many numbers, given as one parameter: tens of thousands cost as little as one."""
+    if connection.dialect.name == "sqlite":
+        given = sa.func.json_each(json.dumps(list(numbers))).table_valued("value")
+        return column.in_(sa.select(given.c.value))
+    return column == sa.any_(sa.literal(list(numbers), postgresql.ARRAY(sa.BigInteger)))
 
 
 def unindexed(column: sa.ColumnElement[str]) -> sa.ColumnElement[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from batch_pipeline.ledger.dialects import insert, refresh_statistics, smaller, unindexed
+from batch_pipeline.ledger.dialects import insert, one_of, refresh_statistics, smaller, unindexed
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import SMS_OPEN, Instant, attempts, patient_marks, receipts
 from batch_pipeline.providers.protocol import Provider, Receipt
@@ -85,12 +85,13 @@ def fold(ledger: Ledger, now: datetime, batch: str | None = None) -> Folded:
                 if folded >= _MANY:
                     refresh_statistics(connection, attempts)
                 return Folded(folded, _unknown(connection))
-            these, mine = _these(after, last), _mine(batch)
+            mine = _mine(batch)
+            these = one_of(connection, receipts.c.id, _ids(connection, after, last, mine))
             for kind, column in _COLUMNS.items():
                 _set_earliest(connection, kind, column, these, mine)
             _set_earliest_failure(connection, these, mine)
             _mark_patients(connection, these, mine)
-            folded += _set_folded(connection, these, mine, now)
+            folded += _set_folded(connection, these, now)
         after = last
 
 
@@ -98,19 +99,27 @@ _COLUMNS = {"accepted": "accepted_at", "delivered": "delivered_at", "read": "rea
 """Failures have a kind and a code beside their moment, and a function of their own."""
 
 
-def _these(after: int, last: int) -> sa.ColumnElement[bool]:
-    return sa.and_(receipts.c.folded_at.is_(None), receipts.c.id > after, receipts.c.id <= last)
+def _ids(connection: sa.Connection, after: int, last: int, mine: sa.ColumnElement[bool]) -> list[int]:
+    """The receipts to fold, found once: on PostgreSQL each statement sees what others have committed since.
+
+    A receipt, or its attempt, that came between two statements would be marked as folded, and be in no column.
+    """
+    query = (
+        sa.select(receipts.c.id)
+        .join(attempts, attempts.c.reference == receipts.c.reference)
+        .where(receipts.c.folded_at.is_(None), receipts.c.id > after, receipts.c.id <= last, mine)
+        .order_by(receipts.c.id)
+        .with_for_update(of=receipts)
+    )
+    return list(connection.scalars(query))
 
 
 def _mine(batch: str | None) -> sa.ColumnElement[bool]:
     return sa.true() if batch is None else unindexed(attempts.c.batch) == batch
 
 
-def _set_folded(
-    connection: sa.Connection, these: sa.ColumnElement[bool], mine: sa.ColumnElement[bool], now: datetime
-) -> int:
-    known = sa.exists().where(attempts.c.reference == receipts.c.reference, mine)
-    return connection.execute(sa.update(receipts).where(these, known).values(folded_at=now)).rowcount
+def _set_folded(connection: sa.Connection, these: sa.ColumnElement[bool], now: datetime) -> int:
+    return connection.execute(sa.update(receipts).where(these).values(folded_at=now)).rowcount
 
 
 def _last_of_slice(connection: sa.Connection, after: int) -> int | None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batch_pipeline.ledger import history
+from batch_pipeline.ledger.dialects import one_of
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import attempts, patient_marks
 from batch_pipeline.ledger.tables import receipts as receipts_table
@@ -137,6 +138,32 @@ def test_folding_goes_in_slices_and_forgets_none(tmp_path: Path, monkeypatch: py
     receipts.store(world.ledger, "simulator", stray, NOW)
     assert receipts.fold(world.ledger, NOW + HOUR) == Folded(20, 10)
     assert all(delivered or failed for delivered, failed in attempt_rows(world.ledger, "delivered_at", "failed_at"))
+
+
+@pytest.mark.parametrize("left_out", ["a receipt", "an attempt"])
+def test_what_comes_in_the_midst_of_folding_is_left_to_the_next(
+    sent: Ledger, monkeypatch: pytest.MonkeyPatch, left_out: str
+) -> None:
+    """As on PostgreSQL, where each statement of a fold sees what others have committed since the one before."""
+    receipts.store(sent, "simulator", [receipt("read"), receipt("delivered", line=3), receipt("delivered")], NOW)
+    table, column = (receipts_table, "folded_at") if left_out == "a receipt" else (attempts, "reference")
+    hidden = table.c.reference == f"{BATCH}:3:primary" if left_out == "a receipt" else table.c.line == 3
+    away, back = (
+        ({column: NOW}, {column: None}) if left_out == "a receipt" else ({column: "-"}, {column: f"{BATCH}:3:primary"})
+    )
+    with sent.write() as connection:
+        connection.execute(sa.update(table).where(hidden).values(away))
+    mark_patients = receipts._mark_patients
+
+    def others_commit(connection: sa.Connection, *rest: Any) -> None:
+        connection.execute(sa.update(table).where(hidden).values(back))
+        mark_patients(connection, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(receipts, "_mark_patients", others_commit)
+        assert receipts.fold(sent, NOW).folded == 2
+    assert receipts.fold(sent, NOW) == Folded(1, 0)
+    assert attempt_rows(sent, "delivered_at", line=3) == [(NOW,)]
 
 
 @pytest.mark.parametrize(
@@ -287,13 +314,15 @@ def test_looking_for_receipts_goes_through_the_waiting_alone(ledger: Ledger) -> 
 
 @pytest.mark.parametrize("batch", [None, BATCH])
 def test_folding_goes_from_the_receipts_to_their_attempts(ledger: Ledger, batch: str | None) -> None:
-    mine, these = receipts._mine(batch), receipts._these(0, 9)
+    mine = receipts._mine(batch)
 
     def fold_all(connection: sa.Connection) -> None:
+        these = one_of(connection, receipts_table.c.id, receipts._ids(connection, 0, 9, mine))
         receipts._set_earliest(connection, "read", "read_at", these, mine)
         receipts._set_earliest_failure(connection, these, mine)
-        receipts._set_folded(connection, these, mine, NOW)
+        receipts._set_folded(connection, these, NOW)
 
     plan = query_plans(ledger, fold_all)
     assert not any("SCAN attempts" in line or "attempts_batch" in line for line in plan), plan
-    assert sum("SEARCH attempts USING INDEX sqlite_autoindex_attempts_2" in line for line in plan) == 3, plan
+    assert sum("SEARCH attempts" in line and "sqlite_autoindex_attempts_2" in line for line in plan) == 3, plan
+    assert not any("SCAN receipts" in line and "ix_receipts_waiting" not in line for line in plan), plan

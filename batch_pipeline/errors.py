@@ -4,7 +4,13 @@ import errno
 from collections.abc import Iterator
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FULL_SAYS = ("No space left on device", "database or disk is full", "Disk quota exceeded", "File too large")
+_FULL_SAYS = (
+    "No space left on device",
+    "database or disk is full",
+    "Disk quota exceeded",
+    "File too large",
+    "disk I/O error",
+)
 
 
 class Refused(Exception):
@@ -20,7 +26,7 @@ class RunFailed(RuntimeError):
     """A run failed for a reason the user can't mend; names the run and the step, which the UI shows whole."""
 
 
-DISK_IS_FULL = "the disk is full: make room on it and do the same again; what was done before stays done"
+DISK_IS_FULL = "the disk is full or fails: make room on it and do the same again; what was done before stays done"
 
 
 def is_full_disk(error: BaseException) -> bool:

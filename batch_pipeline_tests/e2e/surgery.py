@@ -15,8 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -45,18 +44,18 @@ STATUS_KEYS = [
 """Word for word those of issue 2, item 8."""
 
 
-@cache
 def nhs_number(n: int) -> str:
     """The n-th valid number of 999 000 0000-999 999 9999."""
-    return next(islice(_valid_numbers(), n, None))
-
-
-def _valid_numbers() -> Iterator[str]:
-    for nine in count(999_000_001):
-        digits = str(nine)
+    while len(_NUMBERS) <= n:
+        digits = str(next(_NINE_DIGITS))
         check = -sum(weight * int(digit) for weight, digit in zip(range(10, 1, -1), digits, strict=True)) % 11
         if check < 10:
-            yield f"{digits}{check}"
+            _NUMBERS.append(f"{digits}{check}")
+    return _NUMBERS[n]
+
+
+_NUMBERS: list[str] = []
+_NINE_DIGITS = count(999_000_001)
 
 
 @dataclass(frozen=True)

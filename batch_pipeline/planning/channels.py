@@ -39,7 +39,7 @@ def assign(  # noqa: PLR0913 - what a plan is made of
     """Writes ``channel_plan``. A patient whose text lacks a value has 0 fragments; ``gaps`` tells of them."""
     hasher.prepare(con)
     con.register("given_had", pa.table({"patient": pa.array(list(already_had), pa.string())}))
-    had = f"NOT begun AND {hasher.sql('r.nhs_number')} IN (SELECT patient FROM given_had)" if already_had else "false"
+    had = f"NOT r.begun AND {hasher.sql('r.nhs_number')} IN (SELECT patient FROM given_had)" if already_had else "false"
     if message.unknown_fields:
         text = sms = subject = fragments = "NULL::VARCHAR"
     else:
@@ -48,9 +48,9 @@ def assign(  # noqa: PLR0913 - what a plan is made of
         )  # fmt: skip
     con.execute(f"""
         CREATE OR REPLACE TEMP TABLE addressed AS
-        SELECT r.line, r.nhs_number, r.path, r.rule, r.address, r.fallback_number, {had} AS held_back, by_sms,
-            CASE WHEN by_sms THEN {fragments} END::INTEGER AS fragments,
-            CASE WHEN by_sms THEN length({sms}) END AS sms_characters,
+        SELECT r.line, r.nhs_number, r.path, r.rule, r.address, r.fallback_number, {had} AS held_back, r.by_sms,
+            CASE WHEN r.by_sms THEN {fragments} END::INTEGER AS fragments,
+            CASE WHEN r.by_sms THEN length({sms}) END AS sms_characters,
             length({text}) AS characters,
             length({text}) IS NOT NULL AND (r.path <> 'email' OR length({subject}) IS NOT NULL) AS complete,
             {message.digest_sql()} AS digest

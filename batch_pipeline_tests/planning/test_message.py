@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from batch_pipeline.errors import Refused
+from batch_pipeline.planning import tables
 from batch_pipeline.planning.message import SAMPLE, Message
+from batch_pipeline.rules.headings import field_of
 from batch_pipeline_tests.ledger.given import HASHER
 from batch_pipeline_tests.planning.worlds import Planned, csv_text, mobile, nhs_number, patient
 
@@ -56,6 +58,16 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Planned:
 def test_fields_are_filled_in(cohort: Planned, tmp_path: Path, case: int) -> None:
     body, _, text = FILLED[case]
     assert texts(cohort.again(tmp_path, body=body))[2 + case] == text
+
+
+def test_a_column_may_be_called_like_one_of_ours(tmp_path: Path) -> None:
+    ours = {name for schema in tables.SCHEMAS.values() for name in schema.columns} | {"by_sms", "begun", "c", "p", "r"}
+    extra = sorted(name for name in ours if field_of(name) is None and name not in ("line", "problem"))
+    line = patient(0, mobile=mobile(0), **{name: f"my {name}" for name in extra})
+    body = " ".join(f"{{{{ {name} }}}}" for name in extra)
+    world = Planned(tmp_path, csv_text([line]), body=body, already_had=[HASHER.hash(nhs_number(1))])
+    assert texts(world) == {2: " ".join(f"my {name}" for name in extra)}
+    assert world.queued[0] == world.figures["digest"]
 
 
 def test_an_sms_is_brought_down_to_gsm_and_other_texts_are_not(tmp_path: Path) -> None:

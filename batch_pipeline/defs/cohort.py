@@ -11,7 +11,7 @@ from batch_pipeline.defs.partitions import BATCHES
 from batch_pipeline.defs.refusals import SENTENCE, failure, refusals
 from batch_pipeline.defs.resources import ClockResource, HouseResource
 from batch_pipeline.errors import Refused
-from batch_pipeline.operations.inbox import is_planned, look
+from batch_pipeline.operations.inbox import is_planned, look, replaced
 from batch_pipeline.operations.submission import Intake, asks_for_date_of_birth, take_in
 from batch_pipeline.planning import tables as schemas
 from batch_pipeline.planning.patients import PatientFiles, sort_lines
@@ -175,7 +175,7 @@ def inbox_sensor(context: dg.SensorEvaluationContext, house: HouseResource) -> d
     return dg.SensorResult(
         run_requests=[
             dg.RunRequest(
-                run_key=f"{arrival.batch}:{arrival.content}",
+                run_key=f"{arrival.batch}:{arrival.content}:{replaced(home, arrival.batch)}",
                 partition_key=arrival.batch,
                 run_config={"ops": {"cohort": {"config": {"spec": arrival.spec}}}},
             )

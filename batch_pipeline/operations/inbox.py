@@ -7,6 +7,7 @@ from pathlib import Path
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House
+from batch_pipeline.ledger import batches
 from batch_pipeline.operations.submission import cohort_of
 from batch_pipeline.settings import load_batch_file
 
@@ -69,6 +70,15 @@ def is_planned(house: House, batch: str, spec: str) -> bool:
     except Refused:
         return False
     return same and known.row.cohort_sha256 == sha256(cohort_of(path, known.file))
+
+
+def replaced(house: House, batch: str) -> str:
+    """What stands under this batch id now: a file that is put back after another one replaces something else."""
+    try:
+        with house.ledger.read() as connection:
+            return batches.get(connection, batch).submitted_at.isoformat()
+    except Refused:
+        return "nothing"
 
 
 def _stamp(path: Path) -> str:

@@ -188,9 +188,7 @@ class Surgery:
     def fate(self, person: Person, channel: str, outcome: str, after: float | None = None) -> None:
         """What the simulator makes of a person's messages; ``after``: minutes."""
         self.fates[person.nhs, channel] = (outcome, after)
-        rows = [
-            (*whom, outcome, "" if after is None else str(after)) for whom, (outcome, after) in self.fates.items()
-        ]
+        rows = [(*whom, outcome, "" if after is None else str(after)) for whom, (outcome, after) in self.fates.items()]
         self._list("outcomes.csv", "nhs_number,channel,outcome,after_minutes", rows)
         self.workspace(simulator={**self.keys.get("simulator", {}), "outcomes": "outcomes.csv"})
 

@@ -17,7 +17,7 @@ def runs(surgery: Surgery) -> int:
 
 def plan_again(surgery: Surgery, batch: str, at: Any = T) -> None:
     """As somebody does who materialises the plan again in the UI."""
-    from batch_pipeline.runner import Runner
+    from batch_pipeline.runner import Runner  # noqa: PLC0415 - Dagster is loaded by those tests alone that need it
 
     with surgery.dagster():
         Runner(surgery.home).run("plan", batch, at)
@@ -98,7 +98,9 @@ def test_auto_approval_sends_on_unless_a_person_is_needed(surgery: Surgery) -> N
     shown = surgery.done("submit", spec, "--json", at=late).json
     assert shown["recipients"] == {"email": 0, "nhs_app": 1, "sms": 1}
     surgery.status("flu", status="Scheduled")
-    assert [entry.who for entry in said(surgery, "flu") if entry.action == "approve"] == ["auto (as the batch file says)"]
+    assert [entry.who for entry in said(surgery, "flu") if entry.action == "approve"] == [
+        "auto (as the batch file says)"
+    ]
     surgery.done("dispatch", "flu", at=late)
     assert len(surgery.sent_once()) == 2
 
@@ -190,7 +192,9 @@ def test_send_test_reaches_the_sender_alone_and_counts_nowhere(surgery: Surgery)
     assert "no batch nope" in surgery.refused("send-test", "nope", "--to", "me@example.org")
     surgery.done("sweep", at=T + hours(1))
     assert surgery.status("flu") == before
-    assert sorted(entry.channel for entry in surgery.house.simulator(surgery.house.workspace("larkfield")).journal()) == [
+    assert sorted(
+        entry.channel for entry in surgery.house.simulator(surgery.house.workspace("larkfield")).journal()
+    ) == [
         "email",
         "sms",
     ]

@@ -25,7 +25,11 @@ def workbook() -> bytes:
 REFUSED: list[tuple[str, bytes, str]] = [
     ("emptied", b"", "flu.csv is empty; export the list again"),
     ("blank", b"\r\n , ,\r\n\r\n", "flu.csv is empty; export the list again"),
-    ("header only", (",".join(HEADINGS) + "\r\n").encode(), "flu.csv: no patients after the headings on line 1; export"),
+    (
+        "header only",
+        (",".join(HEADINGS) + "\r\n").encode(),
+        "flu.csv: no patients after the headings on line 1; export",
+    ),
     ("binary", bytes(range(256)) * 40, "flu.csv is not a text file; export the list as CSV"),
     ("an Excel workbook", workbook(), "flu.csv is an Excel workbook (.xlsx), not a CSV file"),
     ("no headings", GOOD.split("\r\n", 1)[1].encode(), "flu.csv"),

@@ -95,7 +95,9 @@ def test_a_batch_from_the_file_to_the_final_report(larkfield: Surgery) -> None:
 
     # a late delivery corrects that
     larkfield.done("sweep", at=T + hours(81))
-    at_the_end = larkfield.status("flu", status="Done", failed=3, awaiting=0, delivered=9, emailed=1, fragments=7, **planned)
+    at_the_end = larkfield.status(
+        "flu", status="Done", failed=3, awaiting=0, delivered=9, emailed=1, fragments=7, **planned
+    )
     assert at_the_end["cost"] == pytest.approx(7 * 0.02 + 2 * 0.001 + 7 * 0.005)
 
     # nothing is left to do, whenever one looks

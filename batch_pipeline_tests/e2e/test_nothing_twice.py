@@ -37,7 +37,7 @@ def larkfield(surgery: Surgery) -> Surgery:
 
 def materialise(surgery: Surgery, batch: str, at: datetime, *jobs: str) -> None:
     """As somebody does in the UI, job by job, without a word of where the cohort came from."""
-    from batch_pipeline.runner import Runner
+    from batch_pipeline.runner import Runner  # noqa: PLC0415 - Dagster is loaded by those tests alone that need it
 
     with surgery.dagster():
         runner = Runner(surgery.home)

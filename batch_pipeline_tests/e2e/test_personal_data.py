@@ -76,7 +76,11 @@ def test_a_whole_batch_leaves_nobodys_details_in_dagster_nor_on_the_terminal_and
     rows = [person.row() for person in EVERYBODY]
     headless = csv_text(rows).split("\r\n", 1)[1]
     twice = csv_text(rows).replace("Clinic", "Email")
-    for name, text in (("no-headings", headless), ("twice", twice), ("no-number", csv_text(rows, HEADINGS).replace("NHS number", "Number"))):
+    for name, text in (
+        ("no-headings", headless),
+        ("twice", twice),
+        ("no-number", csv_text(rows, HEADINGS).replace("NHS number", "Number")),
+    ):
         ran = surgery.shell("submit", surgery.batch(name, text), at=T)
         assert ran.code == 1
         shown.append(ran)
@@ -103,7 +107,9 @@ def test_copied_reports_are_private_as_well(surgery: Surgery, monkeypatch: pytes
     copies = surgery.desk / to
     assert stat.S_IMODE(copies.stat().st_mode) == 0o700
     files = sorted(copies.iterdir())
-    assert {"follow_up.csv", "non_contactable.csv", "outcomes.csv", "rejected_rows.csv"} <= {path.name for path in files}
+    assert {"follow_up.csv", "non_contactable.csv", "outcomes.csv", "rejected_rows.csv"} <= {
+        path.name for path in files
+    }
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
     for path in files:
         assert path.read_bytes() == (surgery.home.reports / "flu" / path.name).read_bytes()

@@ -237,21 +237,21 @@ def _warnings(
     if snapshot.state == "unknown":
         warnings.append(
             f"the NHS App snapshot of {snapshot.as_of} is older than {policy.SNAPSHOT_UNKNOWN_AFTER.days} days and counts as unknown: "
-            f"nobody goes by the App; {_people_by_sms(snapshot.lost, sender.prices)} more by SMS than by the App. "
+            f"nobody goes by the App: {_by_sms(snapshot.lost, sender.prices)} more. "
             "Refresh the snapshot and submit again, or have a person approve this"
         )
     if snapshot.switch.patients:
         warnings.append(
-            f"the workspace's switch self_book_ignores_email would save {_people_by_sms(snapshot.switch, sender.prices)} now"
+            f"the workspace's switch self_book_ignores_email is off: {_by_sms(snapshot.switch, sender.prices)} more"
         )
     if sender.save_to_record:
         warnings.append("saving to the record is not yet done by this version")
     return warnings
 
 
-def _people_by_sms(instead: Instead, prices: costs.Prices) -> str:
-    some = "1 patient costs" if instead.patients == 1 else f"{instead.patients:,} patients cost"
-    return f"{some} {instead.dearer_by(prices)} {prices.currency}"
+def _by_sms(instead: Instead, prices: costs.Prices) -> str:
+    some = "1 patient who goes" if instead.patients == 1 else f"{instead.patients:,} patients who go"
+    return f"{some} by SMS and could go by the App cost{'s' * (instead.patients == 1)} {instead.dearer_by(prices)} {prices.currency}"
 
 
 def _sharing(con: duckdb.DuckDBPyConnection, patients: Path, column: str) -> int:

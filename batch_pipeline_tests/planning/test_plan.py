@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.planning.plan import Snapshot, as_table, describe_rejections, plan_hash
+from batch_pipeline.planning.plan import Instead, Snapshot, as_table, describe_rejections, plan_hash
 from batch_pipeline.rules.costs import Prices
 from batch_pipeline_tests.ledger.given import HASHER, nhs_number
 from batch_pipeline_tests.planning.worlds import (
+    AS_OF,
     NON_GP,
     PRICES,
     Planned,
@@ -157,6 +158,24 @@ def test_a_plan_warns_of_what_a_person_should_see(cohort: Planned, tmp_path: Pat
     assert "other contact details" in warnings
     assert "2 patients had this message in the last 30 days and are held back" in warnings
     assert "2 patients go by the NHS App without a mobile to fall back to" in warnings
+
+
+@pytest.mark.parametrize(
+    ("by_sms", "said"),
+    [
+        (Instead(), "0 patients who go by SMS and could go by the App cost 0.000 GBP more"),
+        (Instead(1, 2), "1 patient who goes by SMS and could go by the App costs 0.035 GBP more"),
+        (Instead(1_000, 1_000), "1,000 patients who go by SMS and could go by the App cost 15.000 GBP more"),
+    ],
+)
+def test_what_the_app_would_save_is_shown(cohort: Planned, tmp_path: Path, by_sms: Instead, said: str) -> None:
+    (tmp_path / "stale").mkdir()
+    stale = cohort.again(tmp_path / "stale", snapshot=Snapshot("unknown", "2026-09-01", lost=by_sms)).figures
+    assert said in " / ".join(stale["warnings"])
+    (tmp_path / "off").mkdir()
+    off = cohort.again(tmp_path / "off", snapshot=Snapshot("current", AS_OF, switch=by_sms)).figures
+    shown = f"the workspace's switch self_book_ignores_email is off: {said}"
+    assert (shown in off["warnings"]) == (by_sms.patients > 0)
 
 
 # ---- what it shows --------------------------------------------------------------------------------------------------------

@@ -147,8 +147,9 @@ def approve(
     """Record the approval of the plan that was last shown. Sends nothing."""
     from batch_pipeline.operations import review as reviewing
 
-    approval = reviewing.approve(context.obj, batch, by, plan, _now(at))
-    already = "" if (approval.approved_by, approval.approved_at) == (by, _now(at)) else "already: "
+    now = _now(at)
+    approval = reviewing.approve(context.obj, batch, by, plan, now)
+    already = "" if (approval.approved_by, approval.approved_at) == (by, now) else "already: "
     when = approval.approved_at.isoformat(timespec="seconds")
     _say(f"{batch}: {already}{approval.approved_by} approved plan {approval.plan_hash[:12]} at {when}")
 

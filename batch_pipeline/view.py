@@ -118,7 +118,9 @@ def statuses(found: Sequence[Mapping[str, Any]]) -> RenderableType:
     if not found:
         return Text("no batch has been submitted")
     columns = ("batch", "status", "patient_list", "delivered", "emailed", "failed", "awaiting", "unconfirmed")
-    table = Table(*(name.replace("_", " ") for name in columns), box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in columns:  # the id stays whole: the next command needs it
+        table.add_column(name.replace("_", " "), no_wrap=name == "batch", overflow="fold")
     for each in found:
         table.add_row(*(f"{each[name]:,}" if isinstance(each[name], int) else str(each[name]) for name in columns))
     return table

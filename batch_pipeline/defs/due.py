@@ -29,6 +29,7 @@ def requests(context: dg.SensorEvaluationContext, job: UnresolvedJob, due: Itera
     return dg.SensorResult(
         run_requests=[dg.RunRequest(partition_key=batch) for batch in free],
         dynamic_partitions_requests=[BATCHES.build_add_request(free)] if free else [],
+        skip_reason=None if free else "nothing is due",
     )
 
 

@@ -54,7 +54,7 @@ PHONES: Mapping[str, tuple[str, str | None]] = {
     "00447700900001": ("mobile", e164(1)),
     "020 7946 0018": ("landline", None),
     "01632 960001": ("not_uk", None),  # Ofcom's made-up area code is no number to libphonenumber
-    "0800 001 066": ("not_mobile", None),
+    "0808 157 0001": ("not_mobile", None),
     "070 1234 5678": ("not_mobile", None),
     "+33 1 99 00 12 34": ("not_uk", None),
     "07700 9000": ("not_uk", None),

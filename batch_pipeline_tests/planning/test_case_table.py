@@ -42,7 +42,7 @@ FAILED = 999
 PHONE_CELLS = {
     "none": "",
     "landline": "020 7946 0018",
-    "not_mobile": "070 0000 0000".replace("0000 0000", "1234 5678"),
+    "not_mobile": "070 1234 5678",
     "foreign": "+33 1 99 00 12 34",
     "malformed": "07700 9001",
     "mobile": mobile(123),

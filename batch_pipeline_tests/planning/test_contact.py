@@ -1,5 +1,6 @@
 """Contactability beyond the case table: what is known besides the file, and messages that are under way."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -191,8 +192,8 @@ nhs_app_accounts: {path: accounts.csv, as_of: 2026-09-30}
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    """A home whose ledger knows of a failed number, a mark, and a batch that is to be planned."""
+def house(tmp_path: Path) -> Iterator[House]:
+    """A home at work, with both lists."""
     home = Home(tmp_path / "home")
     home.init()
     (home.workspaces / "riverside.yaml").write_text(WORKSPACE)
@@ -203,7 +204,8 @@ def house(tmp_path: Path) -> House:
     given.open_ledger(home.root).close()
     house = House(home)
     house.__dict__["hasher"] = HASHER
-    return house
+    yield house
+    house.ledger.close()
 
 
 def fail_an_sms(house: House, number: str, at: datetime) -> None:

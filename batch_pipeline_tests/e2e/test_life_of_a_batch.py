@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 
+import duckdb
 import pytest
 
 from batch_pipeline_tests.e2e.surgery import SECOND, Person, Surgery, T, by_email, by_sms, hours, mobile
@@ -108,6 +109,16 @@ def test_a_batch_from_the_file_to_the_final_report(larkfield: Surgery) -> None:
     # what a practice manager reads
     larkfield.done("report", "flu", at=T + timedelta(days=5))
     everyone_is_in_one_list(larkfield)
+
+    # and an analyst
+    with duckdb.connect(str(larkfield.home.metrics_path), read_only=True) as metrics:
+        rows = metrics.sql("SELECT step, channel, sum(attempts), sum(fragments) FROM delivery_metrics GROUP BY ALL")
+        assert sorted(rows.fetchall()) == [
+            ("fallback", "sms", 3, 3),
+            ("primary", "email", 2, 0),
+            ("primary", "nhs_app", 7, 0),
+            ("primary", "sms", 4, 4),
+        ]
 
 
 def everyone_is_in_one_list(larkfield: Surgery) -> None:

@@ -1,0 +1,60 @@
+"""Files come into the inbox whole, or not at all."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch_pipeline.errors import Refused
+from batch_pipeline.operations import submission
+from batch_pipeline_tests.e2e.surgery import Surgery, by_sms
+
+
+@pytest.mark.parametrize("copied", ["flu.csv", "flu.yaml"])
+def test_a_full_disk_leaves_no_half_file_in_the_inbox(
+    surgery: Surgery, monkeypatch: pytest.MonkeyPatch, copied: str
+) -> None:
+    copy = shutil.copyfileobj
+
+    def full(source: Any, target: Any, length: int) -> None:
+        if Path(source.name).name == copied:
+            target.write(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target.name)
+        copy(source, target, length)
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(OSError, match="No space left"):
+        submission.into_inbox(surgery.house, surgery.batch("flu", [by_sms(1)]))
+    left = {path.name for path in surgery.home.inbox.iterdir()}
+    assert left == ({"flu.csv"} if copied == "flu.yaml" else set())
+
+
+def test_files_in_the_inbox_are_the_owners_alone_and_the_same_to_the_byte(surgery: Surgery) -> None:
+    spec = surgery.batch("flu", [by_sms(1)])
+    spec.chmod(0o644)
+    spec.with_suffix(".csv").chmod(0o644)
+    assert submission.into_inbox(surgery.house, spec) == "flu.yaml"
+    for path in (spec, spec.with_suffix(".csv")):
+        there = surgery.home.inbox / path.name
+        assert there.read_bytes() == path.read_bytes()
+        assert there.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_batch_file_already_in_the_inbox_stays_as_it_is(surgery: Surgery) -> None:
+    spec = surgery.batch("flu", [by_sms(1)], folder=surgery.home.inbox)
+    before = spec.stat().st_mtime_ns
+    assert submission.into_inbox(surgery.house, spec) == "flu.yaml"
+    assert submission.place(surgery.house, spec) == "flu.yaml"
+    assert spec.stat().st_mtime_ns == before
+
+
+def test_another_batch_with_the_same_name_of_its_batch_file_is_refused(surgery: Surgery) -> None:
+    submission.into_inbox(surgery.house, surgery.batch("flu", [by_sms(1)]))
+    other = surgery.batch("covid", [by_sms(2)]).rename(surgery.desk / "flu.yaml")
+    with pytest.raises(
+        Refused, match=r"flu\.yaml: the inbox has another file of this name, of batch flu: rename yours"
+    ):
+        submission.check_inbox(surgery.house, other)

@@ -89,7 +89,7 @@ def test_auto_approval_sends_on_unless_a_person_is_needed(surgery: Surgery) -> N
     late = T + timedelta(days=8)
     shown = surgery.done("submit", spec, "--json", at=late).json
     assert shown["recipients"] == {"email": 0, "nhs_app": 0, "sms": 2}
-    assert any("counts as unknown" in warning and "1 patient costs" in warning for warning in shown["warnings"])
+    assert any("counts as unknown" in warning and "1 patient" in warning for warning in shown["warnings"])
     surgery.status("flu", status="Awaiting approval")
     assert "no approval" in surgery.refused("dispatch", "flu", at=late)
 

@@ -19,7 +19,8 @@ def test_staging_is_cleared_of_what_killed_processes_left_a_day_ago(surgery: Sur
     for name, age in (("stage-old", 25), ("stage-young", 1)):
         (staging / name).mkdir(parents=True)
         (staging / name / "patients").write_text("half a table")
-        os.utime(staging / name, (time.time() - age * 3600,) * 2)
+        then = time.time() - age * 3600
+        os.utime(staging / name, (then, then))
     with surgery.house.staging() as mine:
         assert mine.stat().st_mode & 0o777 == 0o700
         assert {path.name for path in staging.iterdir()} == {"stage-young", mine.name}

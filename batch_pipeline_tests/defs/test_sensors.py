@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -48,7 +49,7 @@ class Daemon:
     def run(self, sensor: str, request: dg.RunRequest, at: datetime = T) -> bool:
         with self.surgery.dagster() as instance:
             defs = definitions.defs()
-            job = defs.resolve_job_def(defs.resolve_sensor_def(sensor).job_name)
+            job = defs.resolve_job_def(str(defs.resolve_sensor_def(sensor).job_name))
             config = {
                 **(request.run_config or {}),
                 "resources": {"clock": {"config": {"at": at.isoformat()}}},
@@ -72,7 +73,7 @@ def daemon(surgery: Surgery) -> Daemon:
     return Daemon(surgery)
 
 
-def drop(surgery: Surgery, batch: str, numbers: range = range(1, 4), **keys: object) -> Path:
+def drop(surgery: Surgery, batch: str, numbers: range = range(1, 4), **keys: Any) -> Path:
     return surgery.batch(batch, numbered(by_sms, numbers), folder=surgery.home.inbox, **keys)
 
 

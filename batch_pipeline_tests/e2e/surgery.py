@@ -230,6 +230,7 @@ class Surgery:
         out, err = io.StringIO(), io.StringIO()
         with (
             mock.patch.object(sys, "argv", ["batch-pipeline", *typed]),
+            mock.patch.object(definitions, "defs", self._definitions),
             self.dagster() if not self.on_disk else mock.patch.dict(os.environ),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),

@@ -42,6 +42,18 @@ def test_a_program_killed_while_it_sends_and_while_it_falls_back_sends_each_mess
     surgery.status("flu", status="Done", fallback_sent=PATIENTS, fallback_delivered=PATIENTS, unread=PATIENTS)
 
 
+@pytest.mark.slow
+def test_two_programs_that_dispatch_one_batch_at_once_send_each_message_once(surgery_on_disk: Surgery) -> None:
+    surgery = surgery_on_disk
+    surgery.done("submit", surgery.batch("flu", [Person(n, mobile=mobile(n % 1000)) for n in range(PATIENTS)]), at=T)
+    surgery.done("approve", "flu", "--by", "Dr Test", at=T)
+    typed = [PROGRAM, "--home", surgery.home.root, "dispatch", "flu", "--at", T.isoformat()]
+    both = [subprocess.Popen(typed, env={**os.environ, **HURRY}, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [running.wait() for running in both] == [0, 0]
+    assert len(surgery.sent_once()) == PATIENTS
+    surgery.status("flu", awaiting=PATIENTS)
+
+
 def kill_when_it_has_sent(surgery: Surgery, command: list[str], at: datetime, enough: float) -> None:
     with subprocess.Popen(
         [PROGRAM, "--home", surgery.home.root, *command, "--at", at.isoformat()],

@@ -15,10 +15,6 @@ from batch_pipeline.rules import cells, dates, deceased, emails, names, nhs_numb
 PHONE_FIELDS = ("mobile", "preferred_telephone", "telephone")
 """In the order of SPEC 2.1: the first usable one is taken."""
 
-_PHONE = "STRUCT(kind VARCHAR, e164 VARCHAR, mended BOOLEAN, detail VARCHAR)"
-_EMAIL = "STRUCT(kind VARCHAR, address VARCHAR, mended BOOLEAN, detail VARCHAR)"
-_ASK = "?"
-"""Kind of a cell that only Python can read."""
 _CHUNK_ROWS = 122_880
 
 
@@ -55,8 +51,7 @@ def sort_lines(
     """
     used = _used_phone_fields(con, cohort)
     _mend(con, cohort, used)
-    _settle_emails(con, cohort)
-    _settle_phones(con, cohort, used)
+    _settle(con, used)
     _reject(con, today=today, needs_date_of_birth=needs_date_of_birth)
     _find_duplicates(con)
     _write(con, cohort, files, today)
@@ -69,109 +64,113 @@ def _used_phone_fields(con: duckdb.DuckDBPyConnection, cohort: Path) -> list[str
 
 
 def _mend(con: duckdb.DuckDBPyConnection, cohort: Path, used: list[str]) -> None:
-    """``mended``: per line the NHS number, names, birth date, phone and email as the rules read them.
+    """``mended``: per line the NHS number, names, birth date and death as the rules read them, and plain contact details.
 
-    A phone or email that the fast rules leave open has the kind ``_ASK``; the ``_settle`` functions fill it in.
+    ``asked_<field>`` is the cell of a phone or email column that isn't plain and counts: rules are asked about it.
     """
-    email = f"coalesce({emails.fast_sql('email')}, {_OPEN_EMAIL})"
-    names_ = {
-        field: f"CASE WHEN NOT {cells.empty_name_sql(field)} THEN {cells.tidied_sql(field)} END"
-        for field in ("patient_name", "first_name", "surname")
-    }
+    # Birthdays repeat, some thirty times a day of the calendar in a million patients: each spelling is read once.
+    con.execute(f"""
+        CREATE TEMP TABLE births AS
+        SELECT raw, NOT {cells.empty_sql("raw")} AS given, {dates.sql("raw")} AS born
+        FROM (SELECT DISTINCT date_of_birth AS raw FROM {scan(cohort)} WHERE date_of_birth IS NOT NULL)
+    """)
     con.execute(f"""
         CREATE TEMP TABLE mended AS
-        SELECT line, problem, nhs_number, nhs_number_mended, patient_name, first_name, surname, date_of_birth_given, date_of_birth,
-            death.deceased AS deceased, death.detail AS deceased_detail,
-            email.kind AS email_kind, email.address AS email, email.detail AS email_detail, email.mended AS email_mended,
-            phone.kind AS phone_kind, phone.e164 AS mobile, phone.detail AS phone_detail, phone.mended AS phone_mended
-        FROM (
-            SELECT line, problem,
-                {nhs_number.normalised_sql("nhs_number")} AS nhs_number,
-                strlen(nhs_number) <> 10 AS nhs_number_mended,
-                {", ".join(f"{sql} AS {field}" for field, sql in names_.items())},
-                NOT {cells.empty_sql("date_of_birth")} AS date_of_birth_given,
-                {dates.sql("date_of_birth")} AS date_of_birth,
-                {deceased.judge_sql("date_of_death", "deceased")} AS death,
-                {email} AS email,
-                {_first_telling([f"phone_{field}" for field in used])} AS phone
-            FROM ({_with_fast_phones(cohort, used)})
-        )
+        SELECT line, problem, {nhs_number.normalised_sql("nhs_number")} AS nhs_number,
+            strlen(nhs_number) <> 10 AS nhs_number_mended,
+            {", ".join(f"{cells.name_sql(field)} AS {field}" for field in ("patient_name", "first_name", "surname"))},
+            coalesce(births.given, false) AS date_of_birth_given, births.born AS date_of_birth,
+            {deceased.judge_sql("date_of_death", "deceased")} AS death,
+            plain_email, CASE WHEN plain_email IS NULL THEN email END AS asked_email, {_phones_of_a_line(used)}
+        FROM ({_with_plain_cells(cohort, used)}) LEFT JOIN births ON births.raw = date_of_birth
     """)
 
 
-_NO_PHONE = f"{{kind: 'none', e164: NULL, mended: false, detail: NULL}}::{_PHONE}"
-_OPEN_PHONE = f"{{kind: '{_ASK}', e164: NULL, mended: false, detail: NULL}}::{_PHONE}"
-_OPEN_EMAIL = f"{{kind: '{_ASK}', address: NULL, mended: false, detail: NULL}}::{_EMAIL}"
-_TELLING = ("mobile", _ASK, "not_uk", "landline", "not_mobile")
-"""Of a line's numbers the one of the first kind here is taken: it is usable, or says most about why there is none."""
-
-
-def _with_fast_phones(cohort: Path, used: list[str]) -> str:
-    """The cohort with ``phone_<field>`` for each phone column: a later one is only read where none before is usable."""
-    rows = f"FROM {scan(cohort)}"
+def _with_plain_cells(cohort: Path, used: list[str]) -> str:
+    """The cohort with ``plain_email`` and ``plain_<phone column>``: a later phone is only read where none before is plain."""
+    rows = f"SELECT *, {emails.plain_sql('email')} AS plain_email FROM {scan(cohort)}"
     for place, field in enumerate(used):
-        read = f"coalesce({phones.fast_sql(field)}, {_OPEN_PHONE})"
-        decided = " OR ".join(f"phone_{before}.kind IN ('mobile', '{_ASK}')" for before in used[:place])
-        column = f"CASE WHEN {decided} THEN {_NO_PHONE} ELSE {read} END" if decided else read
-        rows = f"SELECT *, {column} AS phone_{field} FROM ({rows})"
+        undecided = " AND ".join(f"plain_{before} IS NULL" for before in used[:place]) or "true"
+        read = f"CASE WHEN {undecided} THEN {phones.plain_mobile_sql(field)} END"
+        rows = f"SELECT *, {read} AS plain_{field} FROM ({rows})"
     return rows
 
 
-def _first_telling(found: list[str]) -> str:
-    ranked = [f"WHEN ({each}).kind = '{kind}' THEN {each}" for kind in _TELLING for each in found]
-    return f"CASE {' '.join(ranked)} ELSE {_NO_PHONE} END" if ranked else _NO_PHONE
-
-
-def _settle_emails(con: duckdb.DuckDBPyConnection, cohort: Path) -> None:
-    left = _left_open(con, cohort, "email_kind", ["email"])
-    _answer(con, "emails", left, emails.classify, _EMAIL)
-    con.execute(f"""
-        UPDATE mended SET email_kind = e.answer.kind, email = e.answer.address, email_detail = e.answer.detail,
-            email_mended = e.answer.mended
-        FROM (SELECT c.line, a.answer FROM {scan(cohort)} c JOIN asked_emails a ON a.raw = c.email) e
-        WHERE mended.email_kind = '{_ASK}' AND mended.line = e.line
-    """)
-
-
-def _settle_phones(con: duckdb.DuckDBPyConnection, cohort: Path, used: list[str]) -> None:
-    left = _left_open(con, cohort, "phone_kind", used)
-    _answer(con, "phones", left, phones.classify, _PHONE)
+def _phones_of_a_line(used: list[str]) -> str:
+    """The first plain mobile, whether it was mended, and the cells before it: any of them may be a mobile as well."""
     if not used:
-        return
-    best = _first_telling([f"a_{field}.answer" for field in used])
-    con.execute(f"""
-        UPDATE mended SET phone_kind = p.best.kind, mobile = p.best.e164, phone_detail = p.best.detail,
-            phone_mended = p.best.mended
-        FROM (
-            SELECT c.line, {best} AS best
-            FROM (SELECT line FROM mended WHERE phone_kind = '{_ASK}') JOIN {scan(cohort)} c USING (line)
-            {" ".join(f"LEFT JOIN asked_phones a_{field} ON a_{field}.raw = c.{field}" for field in used)}
-        ) p WHERE mended.line = p.line
+        return "NULL::VARCHAR AS plain_mobile, false AS plain_mobile_mended"
+    plain = [f"plain_{field}" for field in used]
+    mended = " ".join(f"WHEN plain_{field} IS NOT NULL THEN {phones.mended_mobile_sql(field)}" for field in used)
+    asked = [
+        f"CASE WHEN coalesce({', '.join(plain[: place + 1])}) IS NULL THEN {field} END AS asked_{field}"
+        for place, field in enumerate(used)
+    ]
+    first = f"coalesce({', '.join(plain)}) AS plain_mobile"
+    return ", ".join([first, f"CASE {mended} ELSE false END AS plain_mobile_mended", *asked])
+
+
+def _settle(con: duckdb.DuckDBPyConnection, used: list[str]) -> None:
+    """``settled``: the mended lines, each with the one email and the one phone that it comes to."""
+    _ask(con, "emails", ["email"], emails.fast_sql, emails.classify)
+    _ask(con, "phones", used, phones.fast_sql, phones.classify)
+    con.execute("""
+        CREATE TEMP TABLE answered_emails AS
+        SELECT line, unnest(answer) FROM mended JOIN asked_emails ON raw = asked_email
+    """)
+    con.execute(f"CREATE TEMP TABLE answered_phones AS {_answered_phones(used)}")
+    con.execute("""
+        CREATE TEMP VIEW settled AS
+        SELECT m.* EXCLUDE (death, plain_email, plain_mobile, plain_mobile_mended),
+            m.death.deceased AS deceased, m.death.detail AS deceased_detail,
+            coalesce(m.plain_email, e.address) AS email,
+            CASE WHEN m.plain_email IS NOT NULL THEN 'good' ELSE coalesce(e.kind, 'none') END AS email_kind,
+            e.detail AS email_detail, coalesce(e.mended, false) AS email_mended,
+            coalesce(p.e164, m.plain_mobile) AS mobile,
+            coalesce(p.kind, CASE WHEN m.plain_mobile IS NOT NULL THEN 'mobile' ELSE 'none' END) AS phone_kind,
+            p.detail AS phone_detail, coalesce(p.mended, m.plain_mobile_mended) AS phone_mended
+        FROM mended m LEFT JOIN answered_emails e USING (line) LEFT JOIN answered_phones p USING (line)
     """)
 
 
-def _left_open(con: duckdb.DuckDBPyConnection, cohort: Path, kind: str, fields: list[str]) -> list[str]:
-    """Every distinct text in these fields of the lines that the fast rule left open."""
-    if not fields:
-        return []
-    texts = " UNION ".join(
-        f"SELECT c.{field} FROM {scan(cohort)} c SEMI JOIN (SELECT line FROM mended WHERE {kind} = '{_ASK}') USING (line)"
-        f" WHERE c.{field} IS NOT NULL"
-        for field in fields
-    )
-    return [row[0] for row in con.sql(texts).fetchall()]
-
-
-def _answer(
-    con: duckdb.DuckDBPyConnection, what: str, texts: list[str], classify: Callable[[str], NamedTuple], kind: str
+def _ask(
+    con: duckdb.DuckDBPyConnection,
+    what: str,
+    fields: list[str],
+    fast_sql: Callable[[str], str],
+    classify: Callable[[str], NamedTuple],
 ) -> None:
-    """``asked_<what>(raw, answer)``: what the slow, sure rule says of each text."""
-    field = "address" if kind == _EMAIL else "e164"
-    shape = pa.struct([("kind", pa.string()), (field, pa.string()), ("mended", pa.bool_()), ("detail", pa.string())])
-    answers = pa.array([classify(text)._asdict() for text in texts], shape)
-    con.register("answers", pa.table({"raw": pa.array(texts, pa.string()), "answer": answers}))
-    con.execute(f"CREATE TEMP TABLE asked_{what} AS SELECT raw, answer::{kind} AS answer FROM answers")
+    """``asked_<what>(raw, answer)``: what the rules say of each cell that isn't plain; Python, where SQL can't tell."""
+    columns = [f"SELECT asked_{field} AS raw FROM mended" for field in fields] or ["SELECT NULL::VARCHAR AS raw"]
+    texts = f"(SELECT DISTINCT raw FROM ({' UNION ALL '.join(columns)}) WHERE raw IS NOT NULL)"
+    con.execute(f"CREATE TEMP TABLE asked_{what} AS {fast_sql(texts)}")
+    left = [row[0] for row in con.sql(f"SELECT raw FROM asked_{what} WHERE answer IS NULL").fetchall()]
+    if not left:
+        return
+    answers = pa.array([classify(text)._asdict() for text in left])
+    con.register("answers", pa.table({"raw": pa.array(left, pa.string()), "answer": answers}))
+    con.execute(f"UPDATE asked_{what} SET answer = a.answer FROM answers a WHERE a.raw = asked_{what}.raw")
     con.unregister("answers")
+
+
+_TELLING = ("not_uk", "landline", "not_mobile")
+"""Of the numbers of a line without a mobile, the first of the first kind here is taken: it says most about why."""
+
+
+def _answered_phones(used: list[str]) -> str:
+    """``line, kind, e164, mended, detail`` of the lines on which a cell that had to be asked about decides."""
+    mobiles = [f"WHEN {field}.answer.kind = 'mobile' THEN {field}.answer" for field in used]
+    others = [f"WHEN {field}.answer.kind = '{kind}' THEN {field}.answer" for kind in _TELLING for field in used]
+    # A cell that was asked about stands before the line's plain mobile.
+    best = " ".join([*mobiles, "WHEN plain_mobile IS NOT NULL THEN NULL", *others])
+    joins = " ".join(f"LEFT JOIN asked_phones {field} ON {field}.raw = m.asked_{field}" for field in used)
+    asked = " OR ".join(f"m.asked_{field} IS NOT NULL" for field in used) or "false"
+    nothing = "{kind: 'none', e164: NULL::VARCHAR, mended: false, detail: NULL::VARCHAR}"
+    return f"""
+        SELECT line, unnest(best) FROM (
+            SELECT m.line, {f"CASE {best} END" if used else nothing} AS best FROM mended m {joins} WHERE {asked}
+        ) WHERE best IS NOT NULL
+    """
 
 
 def _reject(con: duckdb.DuckDBPyConnection, *, today: date, needs_date_of_birth: bool) -> None:
@@ -201,6 +200,12 @@ def _find_duplicates(con: duckdb.DuckDBPyConnection) -> None:
     The first line with a usable contact detail; the first line, if none has one (SPEC 2.2). Deceased on any line counts,
     on a rejected one too: whoever wrote it meant this patient.
     """
+    # Few lines are a patient's second: what they say of whom is only asked about those.
+    con.execute("""
+        CREATE TEMP TABLE shared AS
+        SELECT s.*, r.line IS NULL AS valid FROM settled s LEFT JOIN rejected r USING (line)
+        WHERE nhs_number IN (SELECT nhs_number FROM mended GROUP BY nhs_number HAVING count(*) > 1)
+    """)
     con.execute("""
         CREATE TEMP TABLE repeated AS
         SELECT nhs_number,
@@ -208,20 +213,17 @@ def _find_duplicates(con: duckdb.DuckDBPyConnection) -> None:
                 AS kept_line,
             bool_or(deceased) AS deceased,
             CASE WHEN NOT bool_or(deceased AND deceased_detail IS NULL) THEN max(deceased_detail) END AS deceased_detail
-        FROM (SELECT m.*, r.line IS NULL AS valid FROM mended m LEFT JOIN rejected r USING (line))
-        WHERE nhs_number IS NOT NULL
-        GROUP BY nhs_number HAVING count(*) > 1 AND bool_or(valid)
+        FROM shared GROUP BY nhs_number HAVING bool_or(valid)
     """)
     con.execute("""
         CREATE TEMP TABLE duplicated AS
-        SELECT m.line, r.kept_line,
-            (m.phone_kind, m.mobile, m.email_kind, m.email)
+        SELECT s.line, r.kept_line,
+            (s.phone_kind, s.mobile, s.email_kind, s.email)
                 IS DISTINCT FROM (k.phone_kind, k.mobile, k.email_kind, k.email) AS disagrees
-        FROM mended m
+        FROM shared s
         JOIN repeated r USING (nhs_number)
-        JOIN mended k ON k.line = r.kept_line
-        ANTI JOIN rejected ON rejected.line = m.line
-        WHERE m.line <> r.kept_line
+        JOIN shared k ON k.line = r.kept_line
+        WHERE s.valid AND s.line <> r.kept_line
     """)
 
 
@@ -236,7 +238,7 @@ def _write(con: duckdb.DuckDBPyConnection, cohort: Path, files: PatientFiles, to
             m.date_of_birth, m.email, m.email_kind, m.email_detail, m.mobile, m.phone_kind, m.phone_detail,
             m.deceased OR coalesce(r.deceased, false) AS deceased,
             CASE WHEN r.kept_line IS NULL THEN m.deceased_detail ELSE r.deceased_detail END AS deceased_detail
-        FROM mended m
+        FROM settled m
         LEFT JOIN repeated r ON r.kept_line = m.line
         ANTI JOIN rejected ON rejected.line = m.line
         ANTI JOIN duplicated ON duplicated.line = m.line
@@ -262,7 +264,7 @@ def _count(con: duckdb.DuckDBPyConnection, files: PatientFiles) -> Sorted:
     lines, mended_numbers, mended_phones, mended_emails = con.sql("""
         SELECT count(*), count(*) FILTER (nhs_number_mended AND strlen(nhs_number) = 10),
             count(*) FILTER (phone_mended), count(*) FILTER (email_mended)
-        FROM mended
+        FROM settled
     """).fetchall()[0]
     patients, bad_emails, unusable = con.sql(f"""
         SELECT count(*), count(*) FILTER (email_kind = 'bad'), count(*) FILTER (phone_kind NOT IN ('none', 'mobile'))

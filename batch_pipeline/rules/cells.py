@@ -87,6 +87,17 @@ def empty_name_sql(column: str) -> str:
     return f"({column} IS NULL OR regexp_full_match({column}, {quoted(f'{_BLANK}(?:{pattern})?{_BLANK}')}))"
 
 
+def name_sql(column: str) -> str:
+    """A cell that holds a name, tidied; NULL where it says nothing (`empty_name_sql`).
+
+    A plain name comes first and costs one pattern: printable ASCII, single spaces, and not beginning with an N, as every
+    word with a letter at its beginning does that a program writes for nothing.
+    """
+    plain = quoted("[A-MO-Za-mo-z][!-~]*(?: [!-~]+)*")
+    return f"""CASE WHEN regexp_full_match({column}, {plain}) THEN {column}
+        WHEN NOT {empty_name_sql(column)} THEN {tidied_sql(column)} END"""
+
+
 def empty_sql(column: str) -> str:
     """`is_empty` as SQL: TRUE or FALSE, never null."""
     return f"({column} IS NULL OR regexp_full_match({column}, {quoted(_EMPTY)}))"

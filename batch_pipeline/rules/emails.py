@@ -5,7 +5,8 @@ about the syntax (never the DNS). Names reserved for tests and documentation (``
 are good addresses here; those that can never have mail (``.invalid``, ``.local``, ``.onion``, …) and domains without a
 dot aren't, nor are addresses with letters outside ASCII before the @, which the mail services don't take.
 
-`fast_sql` says the same for whole columns, and leaves null the cells where only `classify` can tell.
+Two forms of it are for set work. `plain_sql` finds nearly all the good addresses of a real column; `fast_sql` says what
+`classify` does of the (distinct) cells that are left, and leaves null those where only `classify` can tell.
 """
 
 import re
@@ -42,8 +43,8 @@ NOT_VALID: Final = "not a valid address"
 
 MAX_LENGTH: Final = 254  # characters, RFC 5321
 
-# What may stand around an address and is taken off; an address can't begin or end with any of it, except that it
-# could begin with an apostrophe, which in a spreadsheet is the mark for "this is text".
+# What may stand around an address and is taken off. An address can't end with any of it, and begins with none but an
+# apostrophe (in a spreadsheet the mark for "this is text"), a backtick or a brace: on paper only, and nobody's.
 _AROUND: Final = " <>()\\[\\]{}\"'`\u2018\u2019\u201c\u201d\u00ab\u00bb,;:."
 _BEFORE: Final = f"^(?:[{_AROUND}]|{cells.any_case('mailto:')})+"
 _AFTER: Final = f"[{_AROUND}]+$"
@@ -105,23 +106,36 @@ _PLAIN_LENGTH: Final = 64
 _CLEARLY_BAD: Final = rf"{_LOCAL}@{_LABEL}|[^@]*\.\.[^@]*@[^@]*|[^@]*@[^@]*\.\.[^@]*"  # no dot in the domain; two dots
 
 
-def fast_sql(column: str) -> str:
-    """`classify` as a DuckDB expression over the VARCHAR column: STRUCT(kind, address, mended, detail), or NULL.
+def plain_sql(column: str) -> str:
+    """The address as a DuckDB expression, of the cells that are good as they stand, whatever their domain's case; else NULL.
 
-    NULL means that only `classify` can tell, not that the cell is empty (that is kind ``none``).
+    A narrower `fast_sql`, for a whole column: what it leaves may be a good address all the same.
     """
-    short = f"strlen({column}) <= {_PLAIN_LENGTH}"
-    return f"""CASE
-        WHEN {column} IS NULL THEN {_struct("none")}
-        WHEN {short} AND {_matches(column, _PLAIN)} THEN CASE
-            WHEN lower({column}) = {column} THEN {_struct("good", column)}
-            ELSE {_struct("good", _lowered_domain_sql(column))}
-        END
-        WHEN {cells.empty_sql(column)} THEN {_struct("none", mended=f"NOT {cells.blank_sql(column)}")}
-        WHEN NOT contains({column}, '@') THEN {_struct("bad", detail=NO_AT)}
-        WHEN regexp_matches({column}, '@[^@]*@') THEN {_struct("bad", detail=TWO_ADDRESSES)}
-        WHEN {short} THEN {_undecorated_sql(_without_decoration_sql(column))}
+    return f"""CASE WHEN strlen({column}) <= {_PLAIN_LENGTH} AND {_matches(column, _PLAIN)} THEN
+        CASE WHEN lower({column}) = {column} THEN {column} ELSE {_lowered_domain_sql(column)} END
     END"""
+
+
+def fast_sql(texts: str) -> str:
+    """`classify` as a DuckDB query over a relation ``texts`` with the column ``raw``: ``raw, answer``.
+
+    ``answer``: STRUCT(kind, address, mended, detail), or NULL where only `classify` can tell (an empty cell is of kind
+    ``none``).
+    """
+    short = f"strlen(raw) <= {_PLAIN_LENGTH}"
+    return f"""
+        SELECT raw, CASE
+            WHEN raw IS NULL THEN {_struct("none")}
+            WHEN plain IS NOT NULL THEN {_struct("good", "plain")}
+            WHEN {cells.empty_sql("raw")} THEN {_struct("none", mended=f"NOT {cells.blank_sql('raw')}")}
+            WHEN NOT contains(raw, '@') THEN {_struct("bad", detail=NO_AT)}
+            WHEN regexp_matches(raw, '@[^@]*@') THEN {_struct("bad", detail=TWO_ADDRESSES)}
+            WHEN {short} THEN {_undecorated_sql("bare")}
+        END AS answer
+        FROM (
+            SELECT raw, {plain_sql("raw")} AS plain, CASE WHEN {short} THEN {_without_decoration_sql("raw")} END AS bare
+            FROM {texts}
+        )"""
 
 
 def _lowered_domain_sql(address: str) -> str:

@@ -3,9 +3,9 @@
 The truth is `classify`: mend the cell, refuse what would be a guess, ask libphonenumber. One rule of ours stands
 beside it: 07700 900000-900999, the fictional range, is a usable mobile.
 
-`fast_sql` says the same for whole columns. It is built when this module is imported from the metadata that
-libphonenumber itself uses, takes only the shapes where the answer is certain, and leaves the others null:
-call `classify` on those (distinct) cells.
+Two forms of it are for set work. `plain_mobile_sql` finds nearly all the mobiles of a real column. `fast_sql` says what
+`classify` does of the (distinct) cells that are left: it is built when this module is imported from the metadata that
+libphonenumber itself uses, takes only the shapes where the answer is certain, and leaves the others null, for `classify`.
 """
 
 import re
@@ -76,7 +76,7 @@ _PLAIN: Final = r"(?:0|\+44)[1-9][0-9]{6,9}"
 _AS_GIVEN: Final = re.compile(_PLAIN)
 _SCIENTIFIC: Final = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?[eE][+-]?[0-9]+")
 _FLOAT: Final = r"([1-9][0-9]{8,14})\.0+"  # a whole number that pandas wrote as a float: nothing is lost
-_BETWEEN_NUMBERS: Final = re.compile(r"[/,;&|\\]|\b(?:or|and)\b")
+_DIGITS_OF_TWO: Final = 18
 _SAME: Final = str.maketrans(dict.fromkeys("\u2010\u2011\ufe58\ufe63\uff0d", "-") | {"{": "(", "}": ")"})
 _LETTER_O: Final = str.maketrans("Oo", "00")
 
@@ -98,7 +98,7 @@ def classify(text: str | None) -> Phone:
     if kind == "not_uk":
         return _refusal(TWO_NUMBERS if _holds_two(mended) else _why_not_uk(number))
     if number.extension:
-        return _refusal(OTHER_TEXT)
+        return _refusal(TWO_NUMBERS if _holds_two(mended) else OTHER_TEXT)
     e164 = f"+44{national_significant_number(number)}" if kind == "mobile" else None
     return Phone(kind, e164, mended=_AS_GIVEN.fullmatch(text) is None, detail=None)
 
@@ -124,9 +124,8 @@ def _never_guessed(text: str) -> str | None:
 
 
 def _holds_two(text: str) -> bool:
-    """Whether a cell that can't be used holds two numbers, told by what parts them or by sheer length."""
-    lengths = [sum(map(str.isdigit, part)) for part in _BETWEEN_NUMBERS.split(text)]
-    return sum(length >= 9 for length in lengths) > 1 or sum(lengths) >= 18
+    """Whether a cell that can't be used holds two numbers: the shortest that one would take for two have nine digits."""
+    return sum(map(str.isdigit, text)) >= _DIGITS_OF_TWO
 
 
 def _kind(number: PhoneNumber) -> Kind:
@@ -219,26 +218,74 @@ def _expressions() -> dict[str, str]:
 
 
 _EXPRESSIONS: Final = _expressions()
+_PLAIN_MOBILE: Final = r"(?:0|\+44)" + _EXPRESSIONS["mobile"]
 _PERHAPS_FLOAT: Final = rf"\.[{cells.INVISIBLE}{cells.SPACES}]*0[0{cells.INVISIBLE}{cells.SPACES}]*$"
+_ASCII: Final = r"[\t-\r -~]*"
+_ASCII_SPACES: Final = r"[\t-\r ]*"
+_TWO: Final = f"(?:[0-9][^0-9]*){{{_DIGITS_OF_TWO}}}"
 _SEPARATORS: Final = f"{cells.INVISIBLE}{cells.SPACES}{cells.DASHES}()\\[\\]."
 
 
-def fast_sql(column: str) -> str:
-    """`classify` as a DuckDB expression over the VARCHAR column: STRUCT(kind, e164, mended, detail), or NULL.
+def plain_mobile_sql(column: str) -> str:
+    """E.164 as a DuckDB expression, of the cells that are mobiles by a look at digits and plain separators; else NULL.
 
-    NULL means that only `classify` can tell, not that the cell is empty (that is kind ``none``). What it leaves on real
-    cohorts: cells with letters, odd punctuation or other scripts' digits, and numbers of unusual length.
+    A narrower `fast_sql`, for a whole column: what it leaves may be a mobile all the same.
     """
-    plain_mobile = r"(?:0|\+44)" + _EXPRESSIONS["mobile"]
+    bare = column
+    for separator in " -()":
+        bare = f"replace({bare}, '{separator}', '')"
     return f"""CASE
-        WHEN {column} IS NULL THEN {_struct("none")}
-        WHEN {_matches(column, plain_mobile)} THEN {_struct("mobile", f"'+44' || right({column}, 10)")}
-        WHEN {cells.empty_sql(column)} THEN {_struct("none", mended=f"NOT {cells.blank_sql(column)}")}
-        WHEN {_matches(column, "[0-9+]*")} THEN {_digits_sql(column, f"NOT {_matches(column, _PLAIN)}")}
-        WHEN {_matches(column, _FLOAT)} THEN {_digits_sql(f"split_part({column}, '.', 1)", "TRUE")}
-        WHEN regexp_matches({column}, {cells.quoted(_PERHAPS_FLOAT)}) THEN NULL
-        WHEN {_matches(column, f"[0-9+Oo{_SEPARATORS}]*")} THEN {_digits_sql(_compacted_sql(column), "TRUE")}
+        WHEN {_matches(column, _PLAIN_MOBILE)} THEN '+44' || right({column}, 10)
+        WHEN {_matches(bare, _INTRODUCED + _EXPRESSIONS["mobile"])} THEN '+44' || right({bare}, 10)
     END"""
+
+
+def mended_mobile_sql(column: str) -> str:
+    """Whether the cell, which is a mobile by `plain_mobile_sql`, isn't plainly ``0…`` or ``+44…``: by length and first sign."""
+    return f"NOT (strlen({column}) = 11 AND starts_with({column}, '0') OR strlen({column}) = 13 AND starts_with({column}, '+'))"
+
+
+def fast_sql(texts: str) -> str:
+    """`classify` as a DuckDB query over a relation ``texts`` with the column ``raw``: ``raw, answer``.
+
+    ``answer``: STRUCT(kind, e164, mended, detail), or NULL where only `classify` can tell (an empty cell is of kind
+    ``none``). What it leaves on real cohorts: other scripts' digits, odd signs, and numbers of unusual length.
+    """
+    return f"""
+        SELECT raw, CASE
+            WHEN raw IS NULL THEN {_struct("none")}
+            WHEN {_matches("raw", _PLAIN_MOBILE)} THEN {_struct("mobile", "'+44' || right(raw, 10)")}
+            WHEN {cells.empty_sql("raw")} THEN {_struct("none", mended=f"NOT {cells.blank_sql('raw')}")}
+            WHEN {_matches("raw", "[0-9+]*")} THEN {_digits_sql("raw", f"NOT {_matches('raw', _PLAIN)}")}
+            WHEN {_matches("raw", _FLOAT)} THEN {_digits_sql("split_part(raw, '.', 1)", "TRUE")}
+            WHEN regexp_matches(raw, {cells.quoted(_PERHAPS_FLOAT)}) THEN NULL
+            WHEN bare IS NOT NULL THEN coalesce({_digits_sql("bare", "TRUE")}, {_two_sql("raw")})
+            ELSE {_words_sql("raw")}
+        END AS answer
+        FROM (
+            SELECT raw, CASE WHEN {_matches("raw", f"[0-9+Oo{_SEPARATORS}]*")} THEN {_compacted_sql("raw")} END AS bare
+            FROM {texts}
+        )"""
+
+
+def _words_sql(column: str) -> str:
+    """What a cell of ASCII with more than digits, the letter O and separators holds; null unless that is certain."""
+    scientific = f"{_ASCII_SPACES}{_SCIENTIFIC.pattern}{_ASCII_SPACES}"
+    return f"""CASE
+        WHEN NOT {_matches(column, _ASCII)} THEN NULL
+        WHEN {_matches(column, scientific)} THEN {_struct("not_uk", detail=SCIENTIFIC)}
+        WHEN NOT regexp_matches({column}, '[A-NP-Za-np-z]') THEN {_two_sql(column)}
+        WHEN NOT regexp_matches({column}, '[0-9]') THEN {_struct("not_uk", detail=NOT_A_NUMBER)}
+        WHEN regexp_matches({column}, '{_TWO}') THEN {_struct("not_uk", detail=TWO_NUMBERS)}
+        ELSE {_struct("not_uk", detail=OTHER_TEXT)}
+    END"""
+
+
+def _two_sql(column: str) -> str:
+    """Two numbers in a cell without words; null for one that is shorter, or might be one number behind a text relay's."""
+    relay = "1[^0-9]*8[^0-9]*[0Oo][^0-9]*[0Oo][^0-9]*2[^0-9]*[0Oo]"
+    surely = f"regexp_matches({column}, '{_TWO}') AND NOT regexp_matches({column}, '{relay}')"
+    return f"CASE WHEN {surely} AND {_matches(column, _ASCII)} THEN {_struct('not_uk', detail=TWO_NUMBERS)} END"
 
 
 def _compacted_sql(column: str) -> str:

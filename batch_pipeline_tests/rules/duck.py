@@ -22,3 +22,13 @@ def evaluate(sql_of: Callable[..., str], *columns: Sequence[str | None]) -> list
     found = connection.execute(f"SELECT {sql_of(*names)} FROM rows_under_test").fetchall()
     connection.unregister("rows_under_test")
     return [tuple(value.values()) if isinstance(value, dict) else value for (value,) in found]
+
+
+def answers(query_of: Callable[[str], str], texts: Sequence[str | None]) -> list[Any]:
+    """The ``answer`` of ``query_of("texts")``, a query over a relation with the column ``raw``; structs as tuples."""
+    connection = _connection()
+    connection.register("texts_under_test", pa.table({"raw": pa.array(texts, pa.string())}))
+    found = connection.execute(query_of("texts_under_test")).fetchall()
+    connection.unregister("texts_under_test")
+    assert [raw for raw, _ in found] == list(texts)
+    return [None if answer is None else tuple(answer.values()) for _, answer in found]

@@ -46,3 +46,25 @@ def test_sql_agrees_with_python(texts: list[str | None]) -> None:
     assert evaluate(cells.tidied_sql, texts) == [None if text is None else cells.tidy(text) for text in texts]
     assert evaluate(cells.empty_sql, texts) == [cells.is_empty(text) for text in texts]
     assert evaluate(cells.blank_sql, texts) == [cells.is_blank(text) for text in texts]
+
+
+@pytest.mark.parametrize(
+    "name", ["Null", "NULL-SMITH", "Nan", "NA", "na", "None A", "Noor", "O'Hara", "Müller", "de la Cruz"]
+)
+def test_a_name_stays_a_name(name: str) -> None:
+    assert evaluate(cells.name_sql, [name, f" {name}\u200b"]) == [name, name]
+
+
+@pytest.mark.parametrize(
+    "cell", ["NULL", "null", "nan", "NaN", "None", "none", "NaT", "-", " n/a", "<NA>", "#N/A", ".", "", None]
+)
+def test_a_cell_that_names_nobody(cell: str | None) -> None:
+    assert evaluate(cells.name_sql, [cell]) == [None]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(any_cell, min_size=1, max_size=50))
+def test_a_name_is_tidied_or_nothing(texts: list[str | None]) -> None:
+    nothing = evaluate(cells.empty_name_sql, texts)
+    tidied = [None if empty else cells.tidy(text or "") for text, empty in zip(texts, nothing, strict=True)]
+    assert evaluate(cells.name_sql, texts) == tidied

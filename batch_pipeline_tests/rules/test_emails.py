@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from batch_pipeline.rules import emails
 from batch_pipeline.rules.emails import Email
-from batch_pipeline_tests.rules.duck import evaluate
+from batch_pipeline_tests.rules.duck import answers, evaluate
 
 GOOD = "first.last@example.org"
 ODD = "aB1.@-_+' <>,;:()éſKİ\u200b\xa0＠"
@@ -122,23 +122,30 @@ def test_the_fast_path_decides_every_ordinary_cell() -> None:
         f"{GOOD};{GOOD}",
         "a@b.info",
     ]
-    assert None not in evaluate(emails.fast_sql, ordinary)
+    assert None not in answers(emails.fast_sql, ordinary)
 
 
 @pytest.mark.parametrize(
     "name", ["invalid", "LOCAL", "localhost", "onion", "home.arpa", "locale", "online", "info", "aero"]
 )
 def test_the_fast_path_leaves_reserved_names_to_the_library(name: str) -> None:
-    (found,) = evaluate(emails.fast_sql, [f"a@b.{name}"])
+    (found,) = answers(emails.fast_sql, [f"a@b.{name}"])
     assert found in (None, tuple(emails.classify(f"a@b.{name}")))
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(any_cell, min_size=1, max_size=60))
 def test_the_fast_path_is_never_wrong(texts: list[str | None]) -> None:
-    fast = evaluate(emails.fast_sql, texts)
-    for text, found in zip(texts, fast, strict=True):
-        assert found in (None, tuple(emails.classify(text)))
+    fast, plain = answers(emails.fast_sql, texts), evaluate(emails.plain_sql, texts)
+    for text, found, address in zip(texts, fast, plain, strict=True):
+        truth = emails.classify(text)
+        assert found in (None, tuple(truth))
+        assert address is None or (truth.kind, truth.address, truth.mended) == ("good", address, False)
+
+
+def test_the_plain_form_finds_the_addresses_of_a_usual_column() -> None:
+    texts = [GOOD, "A.B-c+d@Mail.Example.ORG", "a_1@b.co.uk", None, "", "x", f"<{GOOD}>", "a@b"]
+    assert evaluate(emails.plain_sql, texts) == [GOOD, "A.B-c+d@mail.example.org", "a_1@b.co.uk", *[None] * 5]
 
 
 @settings(deadline=None)
@@ -149,5 +156,5 @@ def test_a_cell_that_needs_no_mending_is_judged_by_the_library(text: str) -> Non
     except email_validator.EmailNotValidError:
         valid = None
     found = emails.classify(text)
-    if not found.mended and not text.startswith("'"):  # stands before a text in a spreadsheet, and is no one's name
+    if not found.mended and not text.startswith(("'", "`", "{", "}")):  # marks around a text, and no one's name
         assert (found.kind == "good") == (valid is not None) or text.lower().endswith("test")

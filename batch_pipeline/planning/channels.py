@@ -1,5 +1,6 @@
 """Channel assignment: every recipient's one message, its address, what it takes, and who is held back (SPEC 2.4, 2.5)."""
 
+import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,9 @@ import duckdb
 import pyarrow as pa
 
 from batch_pipeline.ledger.hashing import Hasher
-from batch_pipeline.planning.duck import literal, scan, write
-from batch_pipeline.planning.message import Message
-from batch_pipeline.rules.fragments import sms_fragments, unless_blank_sql
+from batch_pipeline.planning.duck import literal, noted, notes, scan, write
+from batch_pipeline.planning.message import Message, value
+from batch_pipeline.rules.fragments import basic_fragments_sql, fragments_sql, sms_fragments
 
 _SHOWN_LINES = 20
 
@@ -36,66 +37,87 @@ def assign(  # noqa: PLR0913 - what a plan is made of
     already_had: Collection[str],
     hasher: Hasher,
 ) -> None:
-    """Writes ``channel_plan``. A patient whose text lacks a value has 0 fragments; ``gaps`` tells of them."""
+    """Writes ``channel_plan``, with the digest of all that it says in its notes (``digest_of``).
+
+    A patient whose text lacks a value has 0 fragments; ``gaps`` tells of them.
+    """
     hasher.prepare(con)
     con.register("given_had", pa.table({"patient": pa.array(list(already_had), pa.string())}))
-    had = f"NOT r.begun AND {hasher.sql('r.nhs_number')} IN (SELECT patient FROM given_had)" if already_had else "false"
+    had = f"NOT r.begun AND {hasher.sql('p.nhs_number')} IN (SELECT patient FROM given_had)" if already_had else "false"
     if message.unknown_fields:
-        text = sms = subject = fragments = "NULL::VARCHAR"
+        characters = subject_characters = basic = "NULL::BIGINT"
+        sms = "NULL::VARCHAR"
     else:
-        text, sms, subject, fragments = (
-            message.text_sql(), message.sms_sql(), message.subject_sql(), message.fragments_sql()
+        characters, subject_characters, basic, sms = (
+            message.characters_sql(), message.subject_characters_sql(), message.basic_sms_characters_sql(), message.sms_sql(),
         )  # fmt: skip
     con.execute(f"""
-        CREATE OR REPLACE TEMP TABLE addressed AS
-        SELECT r.line, r.nhs_number, r.path, r.rule, r.address, r.fallback_number, {had} AS held_back, r.by_sms,
-            CASE WHEN r.by_sms THEN {fragments} END::INTEGER AS fragments,
-            CASE WHEN r.by_sms THEN length({sms}) END AS sms_characters,
-            length({text}) AS characters,
-            length({text}) IS NOT NULL AND (r.path <> 'email' OR length({subject}) IS NOT NULL) AS complete,
-            {message.digest_sql()} AS digest
+        CREATE TEMP TABLE addressed AS
+        SELECT * EXCLUDE (sms), CASE WHEN fragments IS NULL THEN sms END AS sms FROM (
+            SELECT line, nhs_number, path, rule, address, fallback_number, held_back, characters, complete, digest, sms,
+                CASE WHEN by_sms THEN coalesce(basic, length(sms)) END AS sms_characters,
+                CASE WHEN basic IS NULL THEN {fragments_sql("sms")} WHEN by_sms THEN {basic_fragments_sql("basic")} END
+                    AS fragments
         FROM (
-            SELECT line, nhs_number, path, rule, begun,
-                CASE path WHEN 'email' THEN email WHEN 'sms' THEN mobile ELSE nhs_number END AS address,
-                CASE WHEN path = 'nhs_app' THEN mobile END AS fallback_number,
-                path = 'sms' OR path = 'nhs_app' AND mobile IS NOT NULL AS by_sms
-            FROM {scan(recipients)}
-        ) r {message.joins(patients, cohort)}
+            SELECT *, CASE WHEN by_sms AND basic IS NULL THEN {sms} END AS sms FROM (
+                SELECT *, {characters} AS characters, {basic} AS basic,
+                    path = 'sms' OR fallback_number IS NOT NULL AS by_sms,
+                    {characters} IS NOT NULL AND (path <> 'email' OR {subject_characters} IS NOT NULL) AS complete,
+                    {_of_a_patient(message)} AS digest
+                FROM (
+                    SELECT r.line, p.nhs_number, r.path, r.rule, r.address, r.fallback_number, {had} AS held_back
+                        {message.values_sql()}
+                    FROM {scan(recipients)} r {message.joins(patients, cohort)}
+                )
+            )
+        ))
     """)
-    _ask_fragments(con, sms, message, patients, cohort)
-    write(
-        con,
-        f"""
-        SELECT line, nhs_number, path, rule, CASE WHEN path = 'nhs_app' THEN {literal(snapshot)}::VARCHAR END AS snapshot,
-            address, fallback_number, path = 'nhs_app' AND fallback_number IS NULL AS no_sms_fallback, held_back,
-            coalesce(fragments, 0) AS fragments, complete, characters, sms_characters, {_of_a_patient("digest")} AS digest
-        FROM addressed
-    """,
-        out,
-    )
+    _ask_fragments(con)
+    with noted(digest=_whole_digest(con, "addressed", message)):
+        write(
+            con,
+            f"""
+            SELECT line, nhs_number, path, rule, CASE WHEN path = 'nhs_app' THEN {literal(snapshot)}::VARCHAR END AS snapshot,
+                address, fallback_number, path = 'nhs_app' AND fallback_number IS NULL AS no_sms_fallback, held_back,
+                coalesce(fragments, 0) AS fragments, complete, characters, sms_characters
+            FROM addressed
+        """,
+            out,
+        )
 
 
-def _of_a_patient(values: str) -> str:
+def _of_a_patient(message: Message) -> str:
     """Digest of all that would be sent to one patient: what a plan's hash is made from, and checked before it is sent."""
-    return (
-        f"md5(concat_ws(chr(31), line, nhs_number, path, address, coalesce(fallback_number, ''), held_back, {values}))"
-    )
+    said = [
+        "line",
+        "nhs_number",
+        "path",
+        "address",
+        "coalesce(fallback_number, '')",
+        "held_back",
+        *message.digested_sql(),
+    ]
+    return f"md5_number(concat_ws(chr(31), {', '.join(said)}))"
 
 
-WHOLE_DIGEST = "md5(coalesce(bit_xor(md5_number(digest)), 0)::VARCHAR || '/' || count(*))"
-"""Of every patient's digest, whatever the rows' order."""
+def _whole_digest(con: duckdb.DuckDBPyConnection, table: str, message: Message) -> str:
+    """Of every patient's ``digest`` in a table, whatever the rows' order, and of the message's templates."""
+    patients = con.sql(f"SELECT coalesce(bit_xor(digest), 0)::VARCHAR || '/' || count(*) FROM {table}").fetchall()[0][0]
+    return hashlib.sha256(f"{message.templates_digest}/{patients}".encode()).hexdigest()
 
 
-def _ask_fragments(con: duckdb.DuckDBPyConnection, sms: str, message: Message, patients: Path, cohort: Path) -> None:
+def digest_of(channel_plan: Path) -> str:
+    """That of a channel plan when it was made."""
+    return notes(channel_plan)["digest"]
+
+
+def _ask_fragments(con: duckdb.DuckDBPyConnection) -> None:
     """Fills in the fragments of texts that SQL can't count: Python is asked about each."""
-    left_open = con.sql(f"""
-        SELECT r.line, {sms} AS sms
-        FROM (FROM addressed WHERE by_sms AND complete AND fragments IS NULL) r {message.joins(patients, cohort)}
-    """).to_arrow_table()
-    if not left_open.num_rows:
+    left = con.sql("SELECT line, sms FROM addressed WHERE sms IS NOT NULL AND fragments IS NULL").to_arrow_table()
+    if not left.num_rows:
         return
-    parts = [sms_fragments(text).parts for text in left_open["sms"].to_pylist()]
-    con.register("given_texts", pa.table({"line": left_open["line"], "parts": pa.array(parts, pa.int32())}))
+    parts = [sms_fragments(text).parts for text in left["sms"].to_pylist()]
+    con.register("given_texts", pa.table({"line": left["line"], "parts": pa.array(parts, pa.int32())}))
     con.execute("UPDATE addressed SET fragments = t.parts FROM given_texts t WHERE t.line = addressed.line")
 
 
@@ -109,11 +131,12 @@ def gaps(
         return []
     found: list[Gap] = []
     for name in fields:
-        missing = f"({unless_blank_sql(f'({message.columns[name]})')}) IS NULL"
-        seen = "true" if name in message.body.fields else "r.path = 'email'"
+        missing = f"{value(name)} IS NULL"
+        seen = "true" if name in message.body.fields else "path = 'email'"
         total, lines = con.sql(f"""
             SELECT count(*), list(line ORDER BY line)[1:{_SHOWN_LINES}]
-            FROM {incomplete} r {message.joins(patients, cohort)} WHERE {missing} AND {seen}
+            FROM (SELECT r.line, r.path {message.values_sql()} FROM {incomplete} r {message.joins(patients, cohort)})
+            WHERE {missing} AND {seen}
         """).fetchall()[0]
         if total:
             found.append(Gap(name, total, lines))
@@ -137,17 +160,17 @@ def queue(
     hasher.prepare(con)
     con.execute(f"""
         CREATE TEMP TABLE outgoing AS
-        WITH written AS (
-            SELECT r.line, r.nhs_number, r.path, r.address, r.fallback_number, r.held_back, r.fragments,
-                CASE r.path WHEN 'sms' THEN {message.sms_sql()} ELSE {message.text_sql()} END AS text,
-                CASE WHEN r.fallback_number IS NOT NULL THEN {message.sms_sql()} END AS sms_text,
-                CASE WHEN r.path = 'email' THEN {message.subject_sql()} END AS subject,
-                {message.digest_sql()} AS said
+        SELECT line, nhs_number, path, address, fallback_number, held_back, fragments,
+            CASE path WHEN 'sms' THEN {message.sms_sql()} ELSE {message.text_sql()} END AS text,
+            CASE WHEN fallback_number IS NOT NULL THEN {message.sms_sql()} END AS sms_text,
+            CASE WHEN path = 'email' THEN {message.subject_sql()} END AS subject,
+            {hasher.sql("nhs_number")} AS patient,
+            {hasher.sql("CASE WHEN path = 'sms' THEN address ELSE fallback_number END")} AS address_hash,
+            {_of_a_patient(message)} AS digest
+        FROM (
+            SELECT r.line, r.nhs_number, r.path, r.address, r.fallback_number, r.held_back, r.fragments
+                {message.values_sql()}
             FROM {scan(channel_plan)} r {message.joins(patients, cohort)}
         )
-        SELECT * EXCLUDE (said), {hasher.sql("nhs_number")} AS patient,
-            {hasher.sql("CASE WHEN path = 'sms' THEN address ELSE fallback_number END")} AS address_hash,
-            {_of_a_patient("said")} AS digest
-        FROM written
     """)
-    return con.sql(f"SELECT {WHOLE_DIGEST} FROM outgoing").fetchall()[0][0]
+    return _whole_digest(con, "outgoing", message)

@@ -95,9 +95,8 @@ def assess(
         else "LEFT JOIN begun ON false"
     )
     failed = f"coalesce({hasher.sql('p.mobile')} IN (FROM failed_numbers), false)" if facts.failed_numbers else "false"
-    write(
-        con,
-        f"""
+    con.execute(f"""
+        CREATE TEMP TABLE judged AS
         WITH known AS (
             SELECT p.*, marks.mark, begun.channel AS begun, begun.address AS begun_address,
                 begun.fallback_number AS begun_fallback, coalesce(o.channels, []::VARCHAR[]) AS opted_out,
@@ -108,35 +107,41 @@ def assess(
             {marks}
             {begun}
         ), routed AS (
-            SELECT *, {path} AS path, {chosen_by} AS rule FROM known
-        ), judged AS (
-            SELECT *, CASE WHEN begun IS NOT NULL THEN [] ELSE {rule.reasons_sql()} END AS reasons FROM routed
+            SELECT *, {path} AS chosen, {chosen_by} AS rule FROM known
+        ), reasoned AS (
+            SELECT *, chosen AS path, CASE WHEN begun IS NOT NULL THEN [] ELSE {rule.reasons_sql()} END AS reasons
+            FROM routed
         )
-        SELECT line, nhs_number, coalesce(begun, path) AS path,
-            CASE WHEN begun <> path THEN 'as it was sent under an earlier plan → ' || begun ELSE rule END AS rule,
-            len(reasons) = 0 AS contactable, reasons, reasons[1] AS primary_reason,
-            {rule.sub_reason_sql("reasons")} AS sub_reason, {_DETAIL} AS detail,
-            CASE WHEN begun IS NULL THEN {rule.USABLE_EMAIL} WHEN begun = 'email' THEN begun_address END AS email,
-            CASE WHEN begun IS NULL THEN {rule.USABLE_MOBILE} WHEN begun = 'sms' THEN begun_address
-                ELSE begun_fallback END AS mobile,
+        SELECT line, coalesce(begun, chosen) AS path,
+            CASE WHEN begun <> chosen THEN 'as it was sent under an earlier plan → ' || begun ELSE rule END AS rule,
+            reasons, {rule.sub_reason_sql("reasons")} AS sub_reason, {_DETAIL} AS detail,
+            CASE WHEN coalesce(begun, chosen) = 'nhs_app' THEN nhs_number WHEN begun IS NOT NULL THEN begun_address
+                WHEN chosen = 'email' THEN {rule.USABLE_EMAIL} ELSE {rule.USABLE_MOBILE} END AS address,
+            CASE WHEN begun = 'nhs_app' THEN begun_fallback
+                WHEN begun IS NULL AND chosen = 'nhs_app' THEN {rule.USABLE_MOBILE} END AS fallback_number,
             begun IS NOT NULL AS begun
+        FROM reasoned
+    """)
+    write(
+        con,
+        """
+        SELECT line, path, rule, len(reasons) = 0 AS contactable, reasons, reasons[1] AS primary_reason, sub_reason,
+            detail, begun
         FROM judged
     """,
         files.contactability,
     )
     write(
         con,
-        f"""
-        SELECT line, nhs_number, path, rule, email, mobile, begun FROM {scan(files.contactability)} WHERE contactable
-    """,
+        "SELECT line, path, rule, address, fallback_number, begun FROM judged WHERE len(reasons) = 0",
         files.recipients,
     )
     write(
         con,
         f"""
-        SELECT line, nhs_number, p.patient_name, p.date_of_birth, c.primary_reason, c.reasons, c.sub_reason, c.detail
-        FROM {scan(files.contactability)} c JOIN {scan(patients)} p USING (line, nhs_number)
-        WHERE NOT c.contactable ORDER BY line
+        SELECT line, p.nhs_number, p.patient_name, p.date_of_birth, j.reasons[1] AS primary_reason, j.reasons,
+            j.sub_reason, j.detail
+        FROM {scan(patients)} p JOIN (FROM judged WHERE len(reasons) > 0) j USING (line) ORDER BY line
     """,
         files.non_contactable,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from batch_pipeline.planning.duck import literal, scan
 from batch_pipeline.rules import cells
+from batch_pipeline.rules.fragments import unless_blank_sql
 from batch_pipeline.rules.headings import FIELDS
 from batch_pipeline.rules.text import TextTemplate, compile_text
 
@@ -26,8 +27,13 @@ _PATIENT_FIELDS = {
 
 
 def _filled(column: str) -> str:
-    """The cell tidied, or NULL where it says nothing: ``nan`` and ``-`` are no words for a patient."""
+    """The cell tidied, or NULL where it says nothing: unlike in a name, ``nan`` and ``NULL`` are no words for a patient."""
     return f"CASE WHEN NOT {cells.empty_sql(column)} THEN {cells.tidied_sql(column)} END"
+
+
+def value(field: str) -> str:
+    """The column of a field's value."""
+    return f'"value of {field}"'
 
 
 SAMPLE = {
@@ -65,13 +71,9 @@ class Message:
     def columns(self) -> dict[str, str]:
         """Field name to SQL expression over ``p`` (patients) and ``c`` (cohort)."""
         own = {*FIELDS, *_PATIENT_FIELDS, "organisation_name", "line", "problem"}
-        extras = {name: f'c."{name}"' for name in self.cohort_columns if name not in own}
         return {
             "organisation_name": literal(self.organisation_name),
-            # Unlike a name, no such cell means what a database or spreadsheet writes for nothing: nan, NULL.
-            **{
-                name: f"CASE WHEN NOT {cells.empty_sql(c)} THEN {cells.tidied_sql(c)} END" for name, c in extras.items()
-            },
+            **{name: _filled(f'c."{name}"') for name in self.cohort_columns if name not in own},
             **_PATIENT_FIELDS,
         }
 
@@ -90,37 +92,56 @@ class Message:
         """The fields that can be filled in, in a steady order."""
         return sorted(self.fields & self.columns.keys())
 
+    def values_sql(self) -> str:
+        """The known fields' values as columns, over ``p`` (patients) and ``c`` (cohort); NULL where a gap would be left.
+
+        The other expressions here are over these columns: a value is worked out once, however often it is looked at.
+        """
+        return "".join(
+            f", {unless_blank_sql(f'({self.columns[name]})')} AS {value(name)}" for name in self.known_fields
+        )
+
     def text_sql(self) -> str:
-        """The rendered body; NULL for a patient who lacks a field. Only while nothing is unknown."""
-        return self.body.sql(self.columns)
+        """The rendered body; NULL for a patient who lacks a field. Only while nothing is unknown, as all that follows."""
+        return self.body.sql(self._values)
 
     def subject_sql(self) -> str:
         """The rendered subject; NULL for a patient who lacks a field."""
-        return self.subject.sql(self.columns)
+        return self.subject.sql(self._values)
 
     def sms_sql(self) -> str:
         """The body as an SMS carries it: typographic characters brought down to GSM-7 where they can be."""
-        return self.body.sms_sql(self.columns)
+        return self.body.sms_sql(self._values)
 
-    def fragments_sql(self) -> str:
-        """SMS fragments of the body; NULL for a gap, and where only Python can tell."""
-        return self.body.sms_fragments_sql(self.columns)
+    def characters_sql(self) -> str:
+        """Length of the body; NULL for a gap."""
+        return self.body.characters_sql(self._values)
 
-    def digest_sql(self) -> str:
-        """What the text is made of, for a digest: both templates' own, and the values of the patient's fields.
+    def subject_characters_sql(self) -> str:
+        """Length of the subject; NULL for a gap."""
+        return self.subject.characters_sql(self._values)
 
-        A digest of the rendered text would say the same, and cost a rendering and an md5 of the whole of it.
-        """
-        templates = hashlib.sha256(repr((self.body.pieces, self.subject.pieces)).encode()).hexdigest()
-        values = [f"coalesce({self.columns[name]}, '')" for name in self.known_fields]
-        return f"concat_ws(chr(31), {', '.join([literal(templates), *values])})"
+    def basic_sms_characters_sql(self) -> str:
+        """Length of the SMS where it is basic; NULL otherwise, and for a gap."""
+        return self.body.basic_sms_characters_sql(self._values)
+
+    @property
+    def _values(self) -> dict[str, str]:
+        return {name: value(name) for name in self.known_fields}
+
+    @property
+    def templates_digest(self) -> str:
+        """Of both templates: with the fields' values it stands for the texts themselves."""
+        return hashlib.sha256(repr((self.body.pieces, self.subject.pieces)).encode()).hexdigest()
+
+    def digested_sql(self) -> list[str]:
+        """The fields' values, for a digest of all that is said to a patient."""
+        return [f"coalesce({column}, '')" for column in self._values.values()]
 
     def joins(self, patients: Path, cohort: Path) -> str:
-        """The FROM-terms the field expressions need, joined to a relation with ``line``. Nothing when there are none."""
-        named = {name for name in self.fields if name in self.columns}
-        own = " JOIN " + scan(patients) + " p USING (line)" if named & _PATIENT_FIELDS.keys() else ""
-        others = named - _PATIENT_FIELDS.keys() - {"organisation_name"}
-        return own + (" JOIN " + scan(cohort) + " c USING (line)" if others else "")
+        """The FROM-terms that ``values_sql`` needs, joined to a relation with ``line``."""
+        others = set(self.known_fields) - _PATIENT_FIELDS.keys() - {"organisation_name"}
+        return f" JOIN {scan(patients)} p USING (line)" + (f" JOIN {scan(cohort)} c USING (line)" if others else "")
 
     def sample(self) -> tuple[str, str]:
         """Subject and body for the made-up patient; another column stands as its own name in angle quotes."""

@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from batch_pipeline.planning.channels import WHOLE_DIGEST, Gap, gaps, such
+from batch_pipeline.planning.channels import Gap, digest_of, gaps, such
 from batch_pipeline.planning.duck import notes, scan, write
 from batch_pipeline.planning.message import Message
 from batch_pipeline.rules import costs, paths, policy, reasons
@@ -118,7 +118,7 @@ def draw_up(
         "warnings": _warnings(con, files, counted, snapshot, sender),
         "problems": problems,
         "needs_person": snapshot.state == "unknown",
-        "digest": con.sql(f"SELECT {WHOLE_DIGEST} FROM {scan(files.channel_plan)}").fetchall()[0][0],
+        "digest": digest_of(files.channel_plan),
     }
 
 

@@ -103,7 +103,6 @@ DUPLICATES = pa.DataFrameSchema(
 CONTACTABILITY = pa.DataFrameSchema(
     {
         "line": _line(),
-        "nhs_number": _NHS_NUMBER,
         "path": _column(TEXT, "the path that the table gives", pa.Check.isin(list(PATHS))),
         "rule": _column(TEXT, "the cell of the path table that chose it"),
         "contactable": _column("BOOLEAN", "no reason holds"),
@@ -111,8 +110,6 @@ CONTACTABILITY = pa.DataFrameSchema(
         "primary_reason": _column(TEXT, "the first of them", pa.Check.isin(list(REASONS)), nullable=True),
         "sub_reason": _column(TEXT, "landline_only | not_mobile | mark of an earlier batch", nullable=True),
         "detail": _column(TEXT, "what a person needs to put it right, without the value", nullable=True),
-        "email": _column(TEXT, "usable email address", nullable=True),
-        "mobile": _column(TEXT, "usable mobile, E.164", nullable=True),
         "begun": _column("BOOLEAN", "the message is under way already, and stays as it was sent"),
     },
     name="contactability",
@@ -122,11 +119,10 @@ CONTACTABILITY = pa.DataFrameSchema(
 RECIPIENTS = pa.DataFrameSchema(
     {
         "line": _line(),
-        "nhs_number": _NHS_NUMBER,
         "path": _column(TEXT, "the path chosen", pa.Check.isin(list(PATHS))),
         "rule": _column(TEXT, "the cell of the path table that chose it"),
-        "email": _column(TEXT, "usable email address", nullable=True),
-        "mobile": _column(TEXT, "usable mobile, E.164", nullable=True),
+        "address": _column(TEXT, "email address, E.164 number, or the NHS number for the App"),
+        "fallback_number": _column(TEXT, "E.164 number an unread App message may fall back to", nullable=True),
         "begun": _column("BOOLEAN", "the message is under way already, and stays as it was sent"),
     },
     name="recipients",
@@ -163,7 +159,6 @@ CHANNEL_PLAN = pa.DataFrameSchema(
         "complete": _column("BOOLEAN", "every field of the message has a value"),
         "characters": _column("BIGINT", "length of the text as it is sent", nullable=True),
         "sms_characters": _column("BIGINT", "length of the SMS, or of the one it may fall back to", nullable=True),
-        "digest": _column(TEXT, "of everything that would be sent to this patient"),
     },
     name="channel_plan",
     description="For every recipient: path, address, rule, and what it will take.",

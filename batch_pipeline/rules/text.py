@@ -19,7 +19,6 @@ from batch_pipeline.rules.fragments import (
     LIMITS,
     SELF_BOOK_FRAGMENTS,
     Fragments,
-    basic_fragments_sql,
     downgrade,
     downgrade_sql,
     fragments_sql,
@@ -141,19 +140,24 @@ class TextTemplate:
         values = {name: unless_blank_sql(columns[name], then=downgrade_sql(columns[name])) for name in self.fields}
         return _joined_sql(self.downgraded().pieces, values)
 
-    def sms_fragments_sql(self, columns: Mapping[str, str]) -> str:
-        """``fragments_sql(sms_sql(columns))``, counting lengths without making the text where it can; NULL as that is."""
-        # The lambda, so that the text is made once: fragments_sql repeats what it is given.
-        counted = f"list_transform([{self.sms_sql(columns)}], lambda sms: {fragments_sql('sms')})[1]"
-        pieces = self.downgraded().pieces
-        own_words = "".join(p.text for p in pieces if isinstance(p, Literal))
-        if not self.fields or not is_basic(own_words):
-            return counted
+    def characters_sql(self, values: Mapping[str, str]) -> str:
+        """The length of ``sql(values)``, without making the text; ``values`` are NULL where a gap would be left."""
+        self._check(values)
+        words = sum(len(piece.text) for piece in self.pieces if isinstance(piece, Literal))
+        lengths = (f"length({values[piece.name]})" for piece in self.pieces if isinstance(piece, Field))
+        return f"({' + '.join((str(words), *lengths))})::BIGINT"
+
+    def basic_sms_characters_sql(self, values: Mapping[str, str]) -> str:
+        """The length of ``sms_sql(values)`` where that is ``is_basic``, without making the text; else NULL, as of a gap.
+
+        ``values`` are NULL where a gap would be left. Nearly every text of a real batch is basic, and then this is its septets.
+        """
+        text = self.downgraded()
+        if not is_basic("".join(piece.text for piece in text.pieces if isinstance(piece, Literal))):
+            return "NULL::BIGINT"
         # Values of one septet a character are as long as they are: nothing in them is downgraded.
-        values = " || ".join(f"({unless_blank_sql(columns[name])})" for name in self.fields)
-        lengths = (f"length({columns[p.name]})" for p in pieces if isinstance(p, Field))
-        units = " + ".join((str(len(own_words)), *lengths))
-        return f"CASE WHEN {is_basic_sql(values)} THEN {basic_fragments_sql(f'({units})')} ELSE {counted} END"
+        basic = is_basic_sql(" || ".join(values[name] for name in self.fields)) if self.fields else "true"
+        return f"CASE WHEN {basic} THEN {text.characters_sql(values)} END"
 
 
 def compile_text(source: str, *, label: str, first_line: int = 1) -> TextTemplate:

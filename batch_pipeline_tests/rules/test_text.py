@@ -1,11 +1,15 @@
 """Texts with fields: what is read, what is refused, and that SQL and Python fill them in alike."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batch_pipeline.errors import Refused
+from batch_pipeline.rules.fragments import basic_fragments_sql, is_basic
 from batch_pipeline.rules.text import (
     MissingValue,
     TextTemplate,
@@ -106,7 +110,7 @@ def test_unknown_fields_are_told_apart() -> None:
     assert "it has first_name, surname" in unknown_field("zzz", ["surname", "first_name"])
 
 
-def rendered_in_sql(text: TextTemplate, expression: str, values: dict[str, str]) -> object:
+def rendered_in_sql(text: TextTemplate, expression: str, values: Mapping[str, str | None]) -> Any:
     columns = ", ".join(f'${n} AS "{name}"' for n, name in enumerate(values, start=1)) or "1"
     return CON.execute(f"SELECT {expression} FROM (SELECT {columns})", list(values.values())).fetchall()[0][0]
 
@@ -123,24 +127,39 @@ def test_sql_and_python_fill_in_alike(x: str, y: str, z: str, a: str, b: str, fi
     if text.without_value(values):
         assert rendered_in_sql(text, text.sql(columns), values) is None
         assert rendered_in_sql(text, text.sms_sql(columns), values) is None
-        assert rendered_in_sql(text, text.sms_fragments_sql(columns), values) is None
+        assert lengths_in_sql(text, dict.fromkeys(values)) == (None, None)
         return
     assert rendered_in_sql(text, text.sql(columns), values) == text.render(values)
+    characters, basic = lengths_in_sql(text, values)
+    assert characters == len(text.render(values))
     if not {a[:1], a[-1:], b[:1], b[-1:]} & {"\r", "\n"}:
         sms = downgrade(text.render(values))
         assert rendered_in_sql(text, text.sms_sql(columns), values) == sms
-        assert rendered_in_sql(text, text.sms_fragments_sql(columns), values) in (None, sms_fragments(sms).parts)
+        assert basic == (len(sms) if is_basic_once_downgraded(text, values) else None)
+        parts = rendered_in_sql(text, basic_fragments_sql(f"({text.basic_sms_characters_sql(columns)})"), values)
+        assert parts == (None if basic is None else sms_fragments(sms).parts)
 
 
-def test_fragments_of_an_ordinary_text_are_always_sure() -> None:
+def lengths_in_sql(text: TextTemplate, values: Mapping[str, str | None]) -> tuple[int | None, int | None]:
+    columns = {name: name for name in values}
+    characters, basic = text.characters_sql(columns), text.basic_sms_characters_sql(columns)
+    return rendered_in_sql(text, characters, values), rendered_in_sql(text, basic, values)
+
+
+def is_basic_once_downgraded(text: TextTemplate, values: Mapping[str, str]) -> bool:
+    """The text's own words after their downgrade, and its values as they are."""
+    return is_basic(text.downgraded().render(values))
+
+
+def test_an_ordinary_text_is_counted_without_being_made() -> None:
     text = compiled("Dear {{ a }}, it’s time" + "." * 140)
-    for name, parts in [("Al", 1), ("Alexander", 2), ("José", 1), ("Siân", 3)]:
-        assert rendered_in_sql(text, text.sms_fragments_sql({"a": "a"}), {"a": name}) == parts, name
+    for name, characters in [("Al", 158), ("Alexander", 165), ("José", 160), ("Siân", None)]:
+        assert lengths_in_sql(text, {"a": name})[1] == characters, name
 
 
 def test_a_text_without_fields_is_one_literal() -> None:
     text = compiled("It's time")
     assert text.sql({}) == "('It''s time')"
     assert compiled("").sql({}) == "''"
-    assert rendered_in_sql(text, text.sms_fragments_sql({}), {}) == 1
+    assert lengths_in_sql(text, {}) == (9, 9)
     assert rendered_in_sql(text, text.without_value_sql({}), {}) == []

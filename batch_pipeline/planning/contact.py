@@ -10,7 +10,7 @@ import pyarrow as pa
 from batch_pipeline.ledger.hashing import Hasher
 from batch_pipeline.planning.duck import scan, write
 from batch_pipeline.rules import contactability as rule
-from batch_pipeline.rules import paths
+from batch_pipeline.rules import names, paths
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def assess(
     write(
         con,
         f"""
-        SELECT line, p.nhs_number, p.patient_name, p.date_of_birth, j.reasons[1] AS primary_reason, j.reasons,
+        SELECT line, p.nhs_number, {names.full_name_sql("p")} AS patient_name, p.date_of_birth, j.reasons[1] AS primary_reason, j.reasons,
             j.sub_reason, j.detail
         FROM {scan(patients)} p JOIN (FROM judged WHERE len(reasons) > 0) j USING (line) ORDER BY line
     """,

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from batch_pipeline.planning.duck import literal, scan
-from batch_pipeline.rules import cells
+from batch_pipeline.rules import cells, names
 from batch_pipeline.rules.fragments import unless_blank_sql
 from batch_pipeline.rules.headings import FIELDS
 from batch_pipeline.rules.text import TextTemplate, compile_text
@@ -19,8 +19,8 @@ _PATIENT_FIELDS = {
     "first_name": "p.first_name",
     "surname": "p.surname",
     "last_name": "p.surname",
-    "patient_name": "p.patient_name",
-    "full_name": "p.patient_name",
+    "patient_name": names.full_name_sql("p"),
+    "full_name": names.full_name_sql("p"),
     "nhs_number": "p.nhs_number",
     "date_of_birth": "strftime(p.date_of_birth, '%-d %B %Y')",
 }

@@ -80,15 +80,21 @@ def _mend(con: duckdb.DuckDBPyConnection, cohort: Path, used: list[str]) -> None
             strlen(nhs_number) <> 10 AS nhs_number_mended,
             {", ".join(f"{cells.name_sql(field)} AS {field}" for field in ("patient_name", "first_name", "surname"))},
             coalesce(births.given, false) AS date_of_birth_given, births.born AS date_of_birth,
-            {deceased.judge_sql("date_of_death", "deceased")} AS death,
+            death.deceased AS deceased, death.detail AS deceased_detail,
             plain_email, CASE WHEN plain_email IS NULL THEN email END AS asked_email, {_phones_of_a_line(used)}
         FROM ({_with_plain_cells(cohort, used)}) LEFT JOIN births ON births.raw = date_of_birth
     """)
 
 
 def _with_plain_cells(cohort: Path, used: list[str]) -> str:
-    """The cohort with ``plain_email`` and ``plain_<phone column>``: a later phone is only read where none before is plain."""
-    rows = f"SELECT *, {emails.plain_sql('email')} AS plain_email FROM {scan(cohort)}"
+    """The cohort with ``death``, ``plain_email`` and ``plain_<phone column>``.
+
+    A later phone is only read where none before is plain.
+    """
+    death = deceased.judge_sql("date_of_death", "deceased")
+    rows = (
+        f"SELECT * EXCLUDE (deceased), {death} AS death, {emails.plain_sql('email')} AS plain_email FROM {scan(cohort)}"
+    )
     for place, field in enumerate(used):
         undecided = " AND ".join(f"plain_{before} IS NULL" for before in used[:place]) or "true"
         read = f"CASE WHEN {undecided} THEN {phones.plain_mobile_sql(field)} END"
@@ -121,8 +127,7 @@ def _settle(con: duckdb.DuckDBPyConnection, used: list[str]) -> None:
     con.execute(f"CREATE TEMP TABLE answered_phones AS {_answered_phones(used)}")
     con.execute("""
         CREATE TEMP VIEW settled AS
-        SELECT m.* EXCLUDE (death, plain_email, plain_mobile, plain_mobile_mended),
-            m.death.deceased AS deceased, m.death.detail AS deceased_detail,
+        SELECT m.* EXCLUDE (plain_email, plain_mobile, plain_mobile_mended),
             coalesce(m.plain_email, e.address) AS email,
             CASE WHEN m.plain_email IS NOT NULL THEN 'good' ELSE coalesce(e.kind, 'none') END AS email_kind,
             e.detail AS email_detail, coalesce(e.mended, false) AS email_mended,
@@ -231,8 +236,7 @@ def _write(con: duckdb.DuckDBPyConnection, cohort: Path, files: PatientFiles, to
     write(
         con,
         f"""
-        SELECT m.line, m.nhs_number,
-            coalesce(m.patient_name, nullif(concat_ws(' ', m.first_name, m.surname), '')) AS patient_name,
+        SELECT m.line, m.nhs_number, m.patient_name,
             coalesce(m.first_name, {names.first_name_sql("m.patient_name")}) AS first_name,
             coalesce(m.surname, {names.surname_sql("m.patient_name")}) AS surname,
             m.date_of_birth, m.email, m.email_kind, m.email_detail, m.mobile, m.phone_kind, m.phone_detail,
@@ -245,15 +249,18 @@ def _write(con: duckdb.DuckDBPyConnection, cohort: Path, files: PatientFiles, to
     """,
         files.patients,
     )
+    usual = f"coalesce(born BETWEEN DATE '{dates.FIRST_YEAR}-01-01' AND DATE '{today.isoformat()}', false)"
     write(
         con,
         f"""
         SELECT r.line, r.reason,
             CASE r.reason WHEN 'nhs_number_invalid' THEN {nhs_number.problem_sql("m.nhs_number")}
-                WHEN 'date_of_birth_invalid' THEN {dates.problem_sql("c.date_of_birth", today)} END AS detail,
-            c.nhs_number, coalesce(c.patient_name, nullif(concat_ws(' ', c.first_name, c.surname), '')) AS patient_name,
-            c.date_of_birth
-        FROM rejected r JOIN {scan(cohort)} c USING (line) JOIN mended m USING (line) ORDER BY r.line
+                WHEN 'date_of_birth_invalid' THEN b.problem END AS detail,
+            c.nhs_number, {names.full_name_sql("c")} AS patient_name, c.date_of_birth
+        FROM rejected r JOIN {scan(cohort)} c USING (line) JOIN mended m USING (line)
+        LEFT JOIN (SELECT raw, {dates.problem_sql("raw", today)} AS problem FROM births WHERE NOT {usual}) b
+            ON b.raw = c.date_of_birth
+        ORDER BY r.line
     """,
         files.rejected_rows,
     )

@@ -56,7 +56,7 @@ PATIENTS = pa.DataFrameSchema(
     {
         "line": _line(),
         "nhs_number": _column(TEXT, "ten digits, check digit right", pa.Check.str_matches(r"^[0-9]{10}$"), unique=True),
-        "patient_name": _column(TEXT, "full name", nullable=True),
+        "patient_name": _column(TEXT, "full name, where the file has it in one cell", nullable=True),
         "first_name": _column(TEXT, "given name, or found in the full name", nullable=True),
         "surname": _column(TEXT, "family name, or found in the full name", nullable=True),
         "date_of_birth": _column("DATE", "between 1900 and the day of planning", nullable=True),

@@ -10,6 +10,7 @@ import duckdb
 
 from batch_pipeline.rules import reasons
 from batch_pipeline.rules.follow_up import FAILURES, FOLLOW_UPS, follow_up_sql
+from batch_pipeline.rules.names import full_name_sql
 from batch_pipeline.rules.rejections import REJECTIONS
 from batch_pipeline.rules.states import (
     ATTEMPT_LABELS,
@@ -116,7 +117,9 @@ def follow_up(con: duckdb.DuckDBPyConnection, *, patients: str, attempts: str, z
             {
         _joined("provider", "CASE WHEN fallback_provider <> provider THEN fallback_provider END")
     } AS provider, code
-        FROM found LEFT JOIN (SELECT line, nhs_number, patient_name, date_of_birth FROM {patients}) USING (line)
+        FROM found LEFT JOIN (
+            SELECT line, nhs_number, {full_name_sql("p")} AS patient_name, date_of_birth FROM {patients} p
+        ) USING (line)
         WHERE code IS NOT NULL ORDER BY line
     """)
 

@@ -26,6 +26,12 @@ _TITLES = rf"(?i)^(?:(?:{'|'.join(TITLES)})\.?(?:\s+|$))+"
 _IN_BRACKETS = r"\s*\([^)]*\)"
 
 
+def full_name_sql(table: str) -> str:
+    """DuckDB expression: the full name of a row of ``table``, as it stands or from its two parts, or NULL."""
+    parts = f"nullif(concat_ws(' ', {table}.first_name, {table}.surname), '')"
+    return f"coalesce({table}.patient_name, {parts})"
+
+
 def first_name_sql(full_name: str) -> str:
     """DuckDB expression: the first given name in a full name (a VARCHAR expression), or NULL."""
     given = f"CASE WHEN contains({full_name}, ',') THEN trim(split_part({full_name}, ',', 2)) ELSE {full_name} END"

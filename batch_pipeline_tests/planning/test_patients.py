@@ -154,7 +154,7 @@ CONTACTS: dict[str, tuple[dict[str, str], dict[str, str | None]]] = {
     ),
     "its parts": (
         {"patient_name": "", "First name": "Ann", "Surname": "Smith"},
-        {"patient_name": "Ann Smith", "first_name": "Ann", "surname": "Smith"},
+        {"patient_name": None, "first_name": "Ann", "surname": "Smith"},
     ),
     "its parts before the full name": (
         {"patient_name": "Mr A B Smith", "First name": "Anna", "Surname": ""},

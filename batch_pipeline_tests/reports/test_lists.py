@@ -31,7 +31,9 @@ def con() -> Iterator[duckdb.DuckDBPyConnection]:
             {
                 "line": pa.array(range(2, 7), pa.int32()),
                 "nhs_number": NHS,
-                "patient_name": list("ABCDE"),
+                "patient_name": ["A", None, "C", None, "E"],  # the others' stands in two cells
+                "first_name": ["A", "B", "C", "D", "E"],
+                "surname": [None, "B", "C", "D", "E"],
                 "date_of_birth": born,
             }
         ),

@@ -4,7 +4,7 @@ import filecmp
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,12 +45,8 @@ def take_in(house: House, batch: str, spec: str | None, folder: Path, now: datet
         with house.ledger.read() as connection:
             row = batches.get(connection, batch)
         kept = house.kept_cohort(row.cohort_sha256)
-        return _read(
-            open_cohort(kept, label=row.cohort_name, max_bytes=house.settings.max_cohort_bytes),
-            kept,
-            row,
-            folder,
-        )
+        reader = open_cohort(kept, label=row.cohort_name, max_bytes=house.settings.max_cohort_bytes)
+        return _read(reader, house, lambda: row, folder)
 
     file = load_batch_file(house.home.inbox / spec)
     if file.batch != batch:
@@ -60,14 +56,18 @@ def take_in(house: House, batch: str, spec: str | None, folder: Path, now: datet
     message = resolve_message(file, house.home)
     # Looked at before it is copied: a file over the limit, or no text at all, is refused at once.
     open_cohort(source, label=source.name, max_bytes=house.settings.max_cohort_bytes)
-    copied, sha256 = _copy(source, folder)
-    submission = _submission(file, message, source.name, sha256)
-    intake = _read(
-        open_cohort(copied, label=source.name, max_bytes=house.settings.max_cohort_bytes),
-        house.kept_cohort(sha256),
-        submission,
-        folder,
-    )
+    copied = folder / "raw"
+    shutil.copyfile(source, copied)
+    copied.chmod(0o600)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="sha256") as pool:
+        told = pool.submit(_fingerprint, copied)  # while it is read
+        reader = open_cohort(copied, label=source.name, max_bytes=house.settings.max_cohort_bytes)
+
+        def submitted() -> batches.Submission:
+            return _submission(file, message, source.name, told.result())
+
+        intake = _read(reader, house, submitted, folder)
+    submission = submitted()
     with house.ledger.write() as connection:
         batches.register(connection, submission, now)
         _keep(copied, intake.kept)
@@ -109,18 +109,12 @@ def _submission(file: BatchFile, message: Message, cohort_name: str, sha256: str
     )
 
 
-def _copy(source: Path, folder: Path) -> tuple[Path, str]:
-    """A copy beside the tables in staging, and its SHA-256, in one reading."""
-    target = folder / "raw"
-    digest = hashlib.sha256()
-    with source.open("rb") as reading, target.open("wb") as writing:
-        while block := reading.read(_BLOCK):
-            digest.update(block)
-            writing.write(block)
-        writing.flush()
-        os.fsync(writing.fileno())
-    target.chmod(0o600)
-    return target, digest.hexdigest()
+def _fingerprint(copied: Path) -> str:
+    """The SHA-256 of a file that is on the disk when this returns."""
+    with copied.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    return digest
 
 
 def _keep(copied: Path, kept: Path) -> None:
@@ -131,12 +125,18 @@ def _keep(copied: Path, kept: Path) -> None:
         copied.replace(kept)
 
 
-def _read(reader: CohortReader, kept: Path, source: batches.Submission | batches.Batch, folder: Path) -> Intake:
-    table, lines = read_into(reader, folder, {ORIGIN: content_of(source)})
-    return Intake(table, kept, source.cohort_sha256, reader.shape, lines, reader.blank_lines, reader.left_out)
+def _read(
+    reader: CohortReader, house: House, source: Callable[[], batches.Submission | batches.Batch], folder: Path
+) -> Intake:
+    """``source`` is asked once the rows are read."""
+    table, lines = read_into(reader, folder, lambda: {ORIGIN: content_of(source())})
+    sha256 = source().cohort_sha256
+    return Intake(table, house.kept_cohort(sha256), sha256, reader.shape, lines, reader.blank_lines, reader.left_out)
 
 
-def read_into(reader: CohortReader, folder: Path, notes: Mapping[str, str] | None = None) -> tuple[Path, int]:
+def read_into(
+    reader: CohortReader, folder: Path, notes: Callable[[], Mapping[str, str]] = dict[str, str]
+) -> tuple[Path, int]:
     """Writes a cohort's rows to Parquet in ``folder``, with notes; gives the path and the number of data lines."""
     table, lines = folder / "cohort", 0
     # No dictionaries, no statistics: nearly every cell is another one, and every reader reads them all.
@@ -150,7 +150,7 @@ def read_into(reader: CohortReader, folder: Path, notes: Mapping[str, str] | Non
             lines += batch.num_rows
         if written is not None:
             written.result()
-        writer.add_key_value_metadata(dict(notes or {}))
+        writer.add_key_value_metadata(dict(notes()))
     table.chmod(0o600)
     return table, lines
 

@@ -19,12 +19,11 @@ help: ## this list
 demo: $(READY) ## a sample cohort all the way: plan, approval, dispatch, receipts, fallbacks, reports
 	@$(BIN)/batch-pipeline --home "$(BATCH_PIPELINE_HOME)" demo
 
-# The long heartbeat: a laptop that slept for half a minute would else wake up to a dead code server.
+# umask: what Dagster's programs make in the home is its owner's alone, as the home is.
 ui: $(READY) ## Dagster's UI and daemon on http://127.0.0.1:3000 (PORT=...), over the same home folder
 	@$(BIN)/batch-pipeline --home "$(BATCH_PIPELINE_HOME)" init
-	@home="$$(cd "$(BATCH_PIPELINE_HOME)" && pwd)" && \
+	@umask 077 && home="$$(cd "$(BATCH_PIPELINE_HOME)" && pwd)" && \
 	exec env BATCH_PIPELINE_HOME="$$home" DAGSTER_HOME="$$home/dagster" $(ACTIVATED) \
-	DAGSTER_GRPC_PROXY_HEARTBEAT_TTL_SECONDS=86400 \
 	$(BIN)/dg dev --host 127.0.0.1 --port $(PORT)
 
 test: $(READY) ## the tests, but for the slow ones (under 5 minutes)

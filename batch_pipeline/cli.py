@@ -242,17 +242,15 @@ def status(
     house: House = context.obj
     _ = at  # figures are facts of the ledger: they hold whatever the time
     if batch is not None:
-        found: Any = _status(house, batch)
-    else:
-        from batch_pipeline.operations.status import all_statuses
+        found = _status(house, batch)
+        _print_json(found) if as_json else _console().print(_view().status(found))
+        return
+    from batch_pipeline.operations.status import all_statuses
 
-        found = all_statuses(house)
-    if as_json:
-        _print_json(found)
-    elif batch is not None:
-        _console().print(_view().status(found))
-    else:
-        _console().print(_view().statuses(found))
+    every, faulty = all_statuses(house)
+    _print_json(every) if as_json else _console().print(_view().statuses(every))
+    if faulty:
+        raise Refused("; ".join(faulty))
 
 
 @app.command()

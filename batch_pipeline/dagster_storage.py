@@ -35,6 +35,9 @@ class EventLogStorage(SqliteEventLogStorage):
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._kept: OrderedDict[str, sa.Engine] = OrderedDict()
         super().__init__(base_dir, inst_data)
+        # Dagster only asks whether there is a file; connecting makes whole what a full disk left half made.
+        with self.index_connection():
+            pass
 
     @contextmanager
     def _connect(self, shard: str) -> Iterator[sa.Connection]:

@@ -104,6 +104,19 @@ def test_status_for_people_and_for_programs(surgery: Surgery) -> None:
     assert isinstance(only["cost"], float)
 
 
+def test_a_batch_that_cant_be_told_of_hides_no_other(surgery: Surgery) -> None:
+    own = surgery.home.workspaces / "larkfield.yaml"
+    other = surgery.put(own.with_name("mallow.yaml"), own.read_text().replace("larkfield", "mallow"))
+    surgery.done("submit", surgery.batch("flu", [by_sms(1)]))
+    surgery.done("submit", surgery.batch("covid", [by_sms(2)], workspace="mallow"))
+    other.unlink()
+    ran = surgery.shell("status", "--json")
+    assert ran.code == 1
+    assert [each["batch"] for each in ran.json] == ["flu"]
+    assert ran.sentence.startswith("refused: covid: ")
+    assert "mallow" in ran.sentence
+
+
 def test_the_real_program_from_the_first_command_on(surgery_on_disk: Surgery) -> None:
     """In processes of its own, with a home given relative to the folder one is in."""
     surgery = surgery_on_disk

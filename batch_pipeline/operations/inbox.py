@@ -8,7 +8,7 @@ from pathlib import Path
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House
 from batch_pipeline.ledger import batches
-from batch_pipeline.operations.submission import cohort_of
+from batch_pipeline.operations.submission import clear_parts, cohort_of
 from batch_pipeline.settings import load_batch_file
 
 Stamps = Mapping[str, str]
@@ -40,6 +40,7 @@ def look(house: House, before: Stamps) -> Look:
 
     Sizes and times only tell whether somebody is still writing; what a file *is* goes by its content.
     """
+    clear_parts(house)
     arrived: list[Arrival] = []
     faulty: list[str] = []
     stamps: dict[str, str] = {}

@@ -23,9 +23,17 @@ def status(house: House, batch: str) -> dict[str, Any]:
         return figures.figures(connection, batch, planned, submitted.workspace.prices.as_prices())
 
 
-def all_statuses(house: House) -> list[dict[str, Any]]:
-    """The status of every batch, the latest submitted first."""
+def all_statuses(house: House) -> tuple[list[dict[str, Any]], list[str]]:
+    """The status of every batch, the latest submitted first; and of the batches that can't be told of, why."""
     with house.ledger.read() as connection:
         known = batches.all_batches(connection)
-    planned = [row for row in known if row.current_plan is not None]
-    return [status(house, row.batch) for row in sorted(planned, key=lambda row: row.submitted_at, reverse=True)]
+    found: list[dict[str, Any]] = []
+    faulty: list[str] = []
+    for row in sorted(known, key=lambda row: row.submitted_at, reverse=True):
+        if row.current_plan is None:
+            continue
+        try:
+            found.append(status(house, row.batch))
+        except Refused as refusal:
+            faulty.append(f"{row.batch}: {refusal}")
+    return found, faulty

@@ -4,8 +4,10 @@ import filecmp
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +23,8 @@ from batch_pipeline.settings import BatchFile, load_batch_file
 from batch_pipeline.templates import Message, resolve_message
 
 _BLOCK = 1 << 20
+_STALE_PART = 3_600.0
+"""Seconds since the last byte after which nobody writes on."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,7 @@ def into_inbox(house: House, spec: Path) -> str:
     if _is_in_inbox(house, spec):
         return spec.name
     file = load_batch_file(spec)
+    clear_parts(house)
     for path in (spec,) if _stays_where_it_is(file) else (cohort_of(spec, file), spec):
         # A name of its own: of two shells that submit at once, none cuts off the other's copy.
         with NamedTemporaryFile(dir=house.home.inbox, prefix=f".{path.name}.", suffix=".part", delete=False) as part:
@@ -219,3 +224,11 @@ def into_inbox(house: House, spec: Path) -> str:
             finally:
                 Path(part.name).unlink(missing_ok=True)
     return spec.name
+
+
+def clear_parts(house: House) -> None:
+    """Takes away the copies in the inbox that a killed process left half done: patients' details nobody looks for."""
+    for part in house.home.inbox.glob(".*.part"):
+        with suppress(FileNotFoundError):  # its owner has just ended
+            if time.time() - part.stat().st_mtime > _STALE_PART:
+                part.unlink()

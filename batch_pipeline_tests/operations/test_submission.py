@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.operations import submission
+from batch_pipeline.operations.inbox import look
 from batch_pipeline_tests.e2e.surgery import Surgery, by_sms
 
 
@@ -58,3 +60,18 @@ def test_another_batch_with_the_same_name_of_its_batch_file_is_refused(surgery: 
         Refused, match=r"flu\.yaml: the inbox has another file of this name, of batch flu: rename yours"
     ):
         submission.check_inbox(surgery.house, other)
+
+
+@pytest.mark.parametrize("by", ["the next submission", "the inbox sensor's look"])
+def test_what_a_killed_submission_left_half_copied_is_taken_away(surgery: Surgery, by: str) -> None:
+    left, under_way = (surgery.home.inbox / f".{name}.csv.abc.part" for name in ("old", "new"))
+    for part in (left, under_way):
+        part.write_text("9990000018,half")
+    hours_ago = time.time() - 2 * 3_600
+    os.utime(left, (hours_ago, hours_ago))
+    if by == "the next submission":
+        submission.into_inbox(surgery.house, surgery.batch("flu", [by_sms(1)]))
+    else:
+        look(surgery.house, {})
+    assert not left.exists()
+    assert under_way.exists()

@@ -152,7 +152,7 @@ class House:
         return Simulator(self.home.simulator_path).waiting_batches(now) if self.home.simulator_path.exists() else set()
 
     def snapshot(self, workspace: Workspace, now: datetime) -> tuple[Snapshot, pa.Table]:
-        """The NHS App snapshot and the accounts in it; ``accounts_if_known`` is left to the planner."""
+        """The NHS App snapshot, and the accounts in it whatever its age: one that is too old counts for nobody."""
         chosen = workspace.nhs_app_accounts
         if chosen is None or not paths.app_is_open(workspace.organisation_type, workspace.nation):
             return Snapshot("none", None), NO_ACCOUNTS

@@ -215,14 +215,14 @@ def _warnings(
     bad_emails = such(con, files.patients, "email_kind = 'bad'", of="patients")
     disagreeing = such(con, files.duplicates, "disagrees", of="duplicates")
     mobiles, emails = _sharing(con, files.patients, "mobile"), _sharing(con, files.patients, "email")
-    said = {
-        "{n:,} lines are unreadable or invalid: see rejected_rows.csv": counted["rejected"],
-        "{n:,} patients share a mobile number with another: both are sent to": mobiles,
-        "{n:,} patients share an email address with another: both are sent to": emails,
-        "{n:,} patients had this message in the last 30 days and are held back": counted["held_back"],
-        "{n:,} patients go by the NHS App without a mobile to fall back to": counted["no_sms_fallback"],
-    }
-    warnings = [sentence.format(n=n) for sentence, n in said.items() if n]
+    said = (
+        (counted["rejected"], "line is", "lines are", "unreadable or invalid: see rejected_rows.csv"),
+        (mobiles, "patient shares", "patients share", "a mobile number with another: both are sent to"),
+        (emails, "patient shares", "patients share", "an email address with another: both are sent to"),
+        (counted["held_back"], "patient is", "patients are", "held back: they had this message in the last 30 days"),
+        (counted["no_sms_fallback"], "patient goes", "patients go", "by the NHS App without a mobile to fall back to"),
+    )
+    warnings = [f"{n:,} {one if n == 1 else several} {rest}" for n, one, several, rest in said if n]
     if disagreeing:
         warnings.append(
             f"of {_people(disagreeing)} an earlier or later line has other contact details, and the first usable line was "

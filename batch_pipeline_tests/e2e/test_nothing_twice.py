@@ -153,7 +153,7 @@ def test_who_had_this_message_in_the_last_30_days_is_held_back(surgery: Surgery)
     day_30 = T + timedelta(days=30) - SECOND
     shown = surgery.done("submit", surgery.batch("flu-2", [both, second, failed]), "--json", at=day_30).json
     assert shown["held_back"] == 1
-    assert "1 patients had this message in the last 30 days and are held back" in shown["warnings"]
+    assert "1 patient is held back: they had this message in the last 30 days" in shown["warnings"]
     surgery.done("approve", "flu-2", "--by", "Dr Test", at=day_30)
     surgery.done("dispatch", "flu-2", at=day_30)
     surgery.done("sweep", at=day_30 + hours(1))

@@ -154,9 +154,9 @@ def test_a_plan_without_anything_odd_warns_of_nothing(tmp_path: Path) -> None:
 def test_a_plan_warns_of_what_a_person_should_see(cohort: Planned, tmp_path: Path) -> None:
     had = [HASHER.hash(nhs_number(number)) for number in (0, 2)]
     warnings = " / ".join(cohort.again(tmp_path, already_had=had).figures["warnings"])
-    assert "1 lines are unreadable or invalid" in warnings
+    assert "1 line is unreadable or invalid" in warnings
     assert "other contact details" in warnings
-    assert "2 patients had this message in the last 30 days and are held back" in warnings
+    assert "2 patients are held back: they had this message in the last 30 days" in warnings
     assert "2 patients go by the NHS App without a mobile to fall back to" in warnings
 
 

@@ -33,7 +33,7 @@ def sample_of(house: House, submitted: Submitted) -> tuple[str, str]:
     with house.duck() as con:
         message = message_of(con, submitted, house.table("cohort", submitted.row.batch))
         if message.unknown_fields:
-            raise Refused(f"the message names {message.unknown_fields[0]}, and the cohort has no such column")
+            raise Refused(planning.fields_unknown(message))
         return message.sample()
 
 

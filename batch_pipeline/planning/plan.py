@@ -18,6 +18,7 @@ from batch_pipeline.planning.message import Message
 from batch_pipeline.rules import costs, paths, policy, reasons
 from batch_pipeline.rules import fragments as sms
 from batch_pipeline.rules.rejections import REJECTIONS
+from batch_pipeline.rules.text import meant
 
 
 @dataclass(frozen=True)
@@ -191,8 +192,13 @@ def _problems(con: duckdb.DuckDBPyConnection, files: PlanFiles, message: Message
 
 def fields_unknown(message: Message) -> str:
     """What to say of fields that neither the patient nor the cohort has."""
-    names = ", ".join(f"{{{{ {name} }}}}" for name in message.unknown_fields)
+    names = ", ".join(f"{{{{ {name} }}}}{_hint(name, message)}" for name in message.unknown_fields)
     return f"the message names {names}, but the cohort has no such column: correct the field, or add the column"
+
+
+def _hint(name: str, message: Message) -> str:
+    near = meant(name, message.columns)
+    return f" (did you mean {{{{ {near} }}}}?)" if near else ""
 
 
 _CHANNELS = {"sms": "SMS", "nhs_app": "NHS App", "email": "email"}

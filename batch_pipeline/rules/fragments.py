@@ -195,13 +195,3 @@ def _parts_with_pairs_sql(units: str, encoding: Encoding) -> str:
     parts = f"CASE WHEN units <= {single} THEN 1 WHEN {fewest} = {most} THEN {fewest} END"
     # The lambda, so that the units are counted once: inside a CASE, DuckDB counts them at each mention.
     return f"list_transform([{units}], lambda units: {parts})[1]"
-
-
-def is_too_long(channel: str, text: str) -> bool:
-    """Whether a text has more characters than the channel takes."""
-    return len(text) > LIMITS[channel]
-
-
-def too_long_sql(channel: str, expression: str) -> str:
-    """``is_too_long`` of a VARCHAR expression: BOOLEAN, NULL of NULL."""
-    return f"length({expression}) > {LIMITS[channel]}"

@@ -3,7 +3,7 @@
 SPEC 2.6. Jinja's lexer reads the text, so that fields look as people know them; nothing of Jinja's is
 ever run, and what it can do beside plain fields is refused. In SQL a text is a concatenation, never a chain
 of ``replace``: a name that reads ``{{ surname }}`` is sent as that. What a text takes as an SMS is counted in
-``fragments``, whose functions stand here too.
+``fragments``.
 """
 
 import re
@@ -16,38 +16,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.rules.fragments import (
-    LIMITS,
-    SELF_BOOK_FRAGMENTS,
-    Fragments,
     downgrade,
     downgrade_sql,
-    fragments_sql,
     is_basic,
     is_basic_sql,
     is_blank,
-    is_too_long,
-    sms_fragments,
-    too_long_sql,
     unless_blank_sql,
 )
-
-__all__ = [
-    "LIMITS",
-    "SELF_BOOK_FRAGMENTS",
-    "Field",
-    "Fragments",
-    "Literal",
-    "MissingValue",
-    "TextTemplate",
-    "compile_text",
-    "downgrade",
-    "downgrade_sql",
-    "fragments_sql",
-    "is_too_long",
-    "sms_fragments",
-    "too_long_sql",
-    "unknown_field",
-]
 
 _MEND = "write plain fields like {{ first_name }} and nothing else in {{ }}"
 _PLAIN_FIELD = ["variable_begin", "name", "variable_end"]
@@ -120,11 +95,6 @@ class TextTemplate:
     def _check(self, columns: Mapping[str, str]) -> None:
         if unknown := self.missing(columns):
             raise MissingValue(unknown)
-
-    def without_value_sql(self, columns: Mapping[str, str]) -> str:
-        """``without_value`` as a DuckDB expression: VARCHAR[], empty where the text has no gap."""
-        gaps = (f"CASE WHEN ({unless_blank_sql(columns[f])}) IS NULL THEN {_quoted(f)} END" for f in self.fields)
-        return f"list_filter([{', '.join(gaps)}]::VARCHAR[], lambda field: field IS NOT NULL)"
 
     def downgraded(self) -> "TextTemplate":
         """The same text with its own words as an SMS carries them, which leaves only the values to downgrade."""
@@ -231,11 +201,9 @@ class _Where:
         return Refused(f"{self.label}, line {line + self.first_line - 1}: {what}")
 
 
-def unknown_field(field: str, available: Collection[str]) -> str:
-    """What to say of a field that the cohort doesn't have: names, never values."""
-    near = get_close_matches(field.lower(), available, n=1)
-    hint = f"did you mean {{{{ {near[0]} }}}}?" if near else f"it has {', '.join(sorted(available))}"
-    return f"the text has {{{{ {field} }}}}, which is no column of the cohort; {hint}"
+def meant(field: str, available: Collection[str]) -> str | None:
+    """Which of these names was probably meant by one that isn't among them; None when none is near."""
+    return next(iter(get_close_matches(field.lower(), available, n=1)), None)
 
 
 def _joined_sql(pieces: Sequence[Literal | Field], values: Mapping[str, str]) -> str:

@@ -129,7 +129,7 @@ def test_an_unknown_field_is_a_problem_and_the_plan_still_stands(tmp_path: Path,
     text: dict[str, Any] = {where: "Dear {{ frist_name }}, {{ first_name }}"}
     world = Planned(tmp_path, csv_text(lines), **text)
     assert world.figures["problems"] == [
-        "the message names {{ frist_name }}, but the cohort has no such column: correct the field, or add the column"
+        "the message names {{ frist_name }} (did you mean {{ first_name }}?), but the cohort has no such column: correct the field, or add the column"
     ]
     assert world.figures["recipients"] == {"email": 1, "nhs_app": 0, "sms": 1}
 

@@ -19,9 +19,7 @@ from batch_pipeline.rules.fragments import (
     is_basic,
     is_basic_sql,
     is_blank,
-    is_too_long,
     sms_fragments,
-    too_long_sql,
     unless_blank_sql,
 )
 
@@ -145,11 +143,8 @@ def test_blank(text: str | None, blank: bool) -> None:
     assert is_blank(text) is blank
 
 
-def test_the_limit_counts_characters_and_not_units() -> None:
+def test_the_limits() -> None:
     assert LIMITS == {"sms": 918, "nhs_app": 5000, "email": 100_000}
-    assert not is_too_long("sms", "€" * 918)
-    assert not is_too_long("sms", EMOJI * 918)
-    assert is_too_long("sms", "a" * 919)
 
 
 def in_sql(expression: str, texts: Sequence[str | None]) -> list[object]:
@@ -193,8 +188,3 @@ def test_sql_leaves_open_only_what_a_boundary_decides() -> None:
     texts = ["a" * 200 + "€", "€" * 150, "a" * 152 + "€" + "a" * 152, EMOJI * 67, None]
     assert in_sql(fragments_sql("x"), texts) == [2, 2, None, None, None]
     assert in_sql(fragments_sql("x") + " IS NULL AND x IS NULL", texts)[-1] is True
-
-
-def test_too_long_in_sql() -> None:
-    texts = ["a" * 918, "a" * 919, EMOJI * 918, None]
-    assert in_sql(too_long_sql("sms", "x"), texts) == [False, True, False, None]

@@ -5,10 +5,12 @@ closes, SQLite writes the whole log back and syncs: some 15 ms an event and two 
 size. Files, tables and transactions are Dagster's; ``dagster.yaml`` names this class, and without it all goes on.
 """
 
+import fcntl
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -95,9 +97,12 @@ class SqliteStorage(DagsterSqliteStorage):
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self.base_dir = base_dir
-        self._run_storage = RunStorage.from_local(_runs_directory(base_dir))
-        self._event_log_storage = EventLogStorage(_event_logs_directory(base_dir))
-        self._schedule_storage = ScheduleStorage.from_local(_schedule_directory(base_dir))
+        # Of two processes that first open a home one makes the databases: Dagster's own migrations don't stand it.
+        with (Path(base_dir) / ".opening").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._run_storage = RunStorage.from_local(_runs_directory(base_dir))
+            self._event_log_storage = EventLogStorage(_event_logs_directory(base_dir))
+            self._schedule_storage = ScheduleStorage.from_local(_schedule_directory(base_dir))
         self._inst_data = inst_data
         DagsterStorage.__init__(self)
 

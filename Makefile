@@ -19,11 +19,13 @@ help: ## this list
 demo: $(READY) ## a sample cohort all the way: plan, approval, dispatch, receipts, fallbacks, reports
 	@$(BIN)/batch-pipeline --home "$(BATCH_PIPELINE_HOME)" demo
 
-# umask: what Dagster's programs make in the home is its owner's alone, as the home is.
+# umask: what Dagster's programs make in the home is its owner's alone, as the home is. The long heartbeat: the code
+# server ends itself when it hears nothing for 30 s, and a laptop that slept for a minute would wake up without it.
 ui: $(READY) ## Dagster's UI and daemon on http://127.0.0.1:3000 (PORT=...), over the same home folder
 	@$(BIN)/batch-pipeline --home "$(BATCH_PIPELINE_HOME)" init
 	@umask 077 && home="$$(cd "$(BATCH_PIPELINE_HOME)" && pwd)" && \
 	exec env BATCH_PIPELINE_HOME="$$home" DAGSTER_HOME="$$home/dagster" $(ACTIVATED) \
+	DAGSTER_GRPC_PROXY_HEARTBEAT_TTL_SECONDS=86400 \
 	$(BIN)/dg dev --host 127.0.0.1 --port $(PORT)
 
 test: $(READY) ## the tests, but for the slow ones (under 5 minutes)

@@ -243,12 +243,18 @@ def status(
     _ = at  # figures are facts of the ledger: they hold whatever the time
     if batch is not None:
         found = _status(house, batch)
-        _print_json(found) if as_json else _console().print(_view().status(found))
+        if as_json:
+            _print_json(found)
+        else:
+            _console().print(_view().status(found))
         return
     from batch_pipeline.operations.status import all_statuses
 
     every, faulty = all_statuses(house)
-    _print_json(every) if as_json else _console().print(_view().statuses(every))
+    if as_json:
+        _print_json(every)
+    else:
+        _console().print(_view().statuses(every))
     if faulty:
         raise Refused("; ".join(faulty))
 

@@ -37,9 +37,12 @@ class EventLogStorage(SqliteEventLogStorage):
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._kept: OrderedDict[str, sa.Engine] = OrderedDict()
         super().__init__(base_dir, inst_data)
-        # Dagster only asks whether there is a file; connecting makes whole what a full disk left half made.
-        with self.index_connection():
-            pass
+        # Dagster only asks whether there is a file; a full disk may have left it half made.
+        with self.index_connection() as connection:
+            whole = connection.execute(sa.text("SELECT count(*) FROM secondary_indexes")).scalar()
+        if not whole:
+            self.reindex_events()
+            self.reindex_assets()
 
     @contextmanager
     def _connect(self, shard: str) -> Iterator[sa.Connection]:
@@ -60,19 +63,25 @@ class EventLogStorage(SqliteEventLogStorage):
             oldest.dispose()
         return self._kept[shard]
 
+    def wipe(self) -> None:
+        """Takes every run's database away."""
+        self._close()
+        super().wipe()
+
     def dispose(self) -> None:
         """Closes what is open."""
         super().dispose()
+        self._close()
+
+    def _close(self) -> None:
         with self._db_lock:
             for engine in self._kept.values():
                 engine.dispose()
             self._kept.clear()
 
 
-class _Kept:
-    """One database, open from its first use to the end of the process."""
-
-    _conn_string: str
+class RunStorage(SqliteRunStorage):
+    """The runs: one database, open from its first use until the instance is disposed of."""
 
     @cached_property
     def _engine(self) -> sa.Engine:
@@ -80,20 +89,18 @@ class _Kept:
 
     @contextmanager
     def connect(self) -> Iterator[sa.Connection]:
+        """One transaction."""
         with self._engine.begin() as connection:
             yield connection
 
-
-class RunStorage(_Kept, SqliteRunStorage):
-    """The runs."""
-
-
-class ScheduleStorage(_Kept, SqliteScheduleStorage):
-    """The sensors' and schedules' ticks."""
+    def dispose(self) -> None:
+        """Closes it."""
+        if engine := vars(self).pop("_engine", None):
+            engine.dispose()
 
 
 class SqliteStorage(DagsterSqliteStorage):
-    """All three, under one folder, where Dagster itself would put them."""
+    """Both, and Dagster's own of the ticks, which are few; under one folder, where Dagster itself would put them."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self.base_dir = base_dir
@@ -102,7 +109,7 @@ class SqliteStorage(DagsterSqliteStorage):
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._run_storage = RunStorage.from_local(_runs_directory(base_dir))
             self._event_log_storage = EventLogStorage(_event_logs_directory(base_dir))
-            self._schedule_storage = ScheduleStorage.from_local(_schedule_directory(base_dir))
+            self._schedule_storage = SqliteScheduleStorage.from_local(_schedule_directory(base_dir))
         self._inst_data = inst_data
         DagsterStorage.__init__(self)
 

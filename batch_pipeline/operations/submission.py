@@ -23,7 +23,9 @@ from batch_pipeline.settings import BatchFile, load_batch_file
 from batch_pipeline.templates import Message, resolve_message
 
 _BLOCK = 1 << 20
-_STALE_PART = 3_600.0
+_PART = ".batch-pipeline-"
+"""What the name of a half-done copy in the inbox begins with."""
+_STALE_PART = 86_400.0
 """Seconds since the last byte after which nobody writes on."""
 
 
@@ -214,7 +216,9 @@ def into_inbox(house: House, spec: Path) -> str:
     clear_parts(house)
     for path in (spec,) if _stays_where_it_is(file) else (cohort_of(spec, file), spec):
         # A name of its own: of two shells that submit at once, none cuts off the other's copy.
-        with NamedTemporaryFile(dir=house.home.inbox, prefix=f".{path.name}.", suffix=".part", delete=False) as part:
+        with NamedTemporaryFile(
+            dir=house.home.inbox, prefix=f"{_PART}{path.name}.", suffix=".part", delete=False
+        ) as part:
             try:
                 with path.open("rb") as source:
                     shutil.copyfileobj(source, part, _BLOCK)
@@ -228,7 +232,7 @@ def into_inbox(house: House, spec: Path) -> str:
 
 def clear_parts(house: House) -> None:
     """Takes away the copies in the inbox that a killed process left half done: patients' details nobody looks for."""
-    for part in house.home.inbox.glob(".*.part"):
-        with suppress(FileNotFoundError):  # its owner has just ended
+    for part in house.home.inbox.glob(f"{_PART}*.part"):
+        with suppress(OSError):  # its owner has just ended; and one that can't be taken away stops nobody
             if time.time() - part.stat().st_mtime > _STALE_PART:
                 part.unlink()

@@ -8,6 +8,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from batch_pipeline.errors import Refused
 from batch_pipeline.ledger.hashing import Hasher
 from batch_pipeline.planning.duck import literal, noted, notes, scan, write
 from batch_pipeline.planning.message import Message, value
@@ -107,8 +108,11 @@ def _whole_digest(con: duckdb.DuckDBPyConnection, table: str, message: Message) 
 
 
 def digest_of(channel_plan: Path) -> str:
-    """That of a channel plan when it was made."""
-    return notes(channel_plan)["digest"]
+    """That of a channel plan when it was made. ``Refused`` for one that an earlier version made."""
+    try:
+        return notes(channel_plan)["digest"]
+    except KeyError:
+        raise Refused("the channel plan was made by an earlier version: submit the batch again") from None
 
 
 def _ask_fragments(con: duckdb.DuckDBPyConnection) -> None:

@@ -27,7 +27,7 @@ _PATIENT_FIELDS = {
 
 
 def _filled(column: str) -> str:
-    """The cell tidied, or NULL where it says nothing: unlike in a name, ``nan`` and ``NULL`` are no words for a patient."""
+    """The cell tidied, or NULL where it says nothing: unlike in a name, ``Nan`` and ``Na`` are no words for a patient."""
     return f"CASE WHEN NOT {cells.empty_sql(column)} THEN {cells.tidied_sql(column)} END"
 
 

@@ -15,6 +15,8 @@ from batch_pipeline.rules import cells, dates, deceased, emails, names, nhs_numb
 PHONE_FIELDS = ("mobile", "preferred_telephone", "telephone")
 """In the order of SPEC 2.1: the first usable one is taken."""
 
+_READ = ("nhs_number", "patient_name", "first_name", "surname", "date_of_birth", "email")
+"""The other fields that go on as they are."""
 _CHUNK_ROWS = 122_880
 
 
@@ -66,7 +68,8 @@ def _used_phone_fields(con: duckdb.DuckDBPyConnection, cohort: Path) -> list[str
 def _mend(con: duckdb.DuckDBPyConnection, cohort: Path, used: list[str]) -> None:
     """``mended``: per line the NHS number, names, birth date and death as the rules read them, and plain contact details.
 
-    ``asked_<field>`` is the cell of a phone or email column that isn't plain and counts: rules are asked about it.
+    ``asked_<field>`` is a cell that the rules have to be asked about: an email that isn't plain, a phone that isn't and
+    stands before the line's first plain one.
     """
     # Birthdays repeat, some thirty times a day of the calendar in a million patients: each spelling is read once.
     con.execute(f"""
@@ -87,14 +90,14 @@ def _mend(con: duckdb.DuckDBPyConnection, cohort: Path, used: list[str]) -> None
 
 
 def _with_plain_cells(cohort: Path, used: list[str]) -> str:
-    """The cohort with ``death``, ``plain_email`` and ``plain_<phone column>``.
+    """The cohort's own fields with ``death``, ``plain_email`` and ``plain_<phone column>``.
 
     A later phone is only read where none before is plain.
     """
     death = deceased.judge_sql("date_of_death", "deceased")
-    rows = (
-        f"SELECT * EXCLUDE (deceased), {death} AS death, {emails.plain_sql('email')} AS plain_email FROM {scan(cohort)}"
-    )
+    # By name: no other heading of the file may stand where a column of ours is meant.
+    own = ", ".join(["line", "problem", *_READ, *used])
+    rows = f"SELECT {own}, {death} AS death, {emails.plain_sql('email')} AS plain_email FROM {scan(cohort)}"
     for place, field in enumerate(used):
         undecided = " AND ".join(f"plain_{before} IS NULL" for before in used[:place]) or "true"
         read = f"CASE WHEN {undecided} THEN {phones.plain_mobile_sql(field)} END"

@@ -124,7 +124,7 @@ def _never_guessed(text: str) -> str | None:
 
 
 def _holds_two(text: str) -> bool:
-    """Whether a cell that can't be used holds two numbers: the shortest that one would take for two have nine digits."""
+    """Whether a cell that can't be used is called two numbers: it has as many digits as two short ones."""
     return sum(map(str.isdigit, text)) >= _DIGITS_OF_TWO
 
 

@@ -64,14 +64,22 @@ def test_another_batch_with_the_same_name_of_its_batch_file_is_refused(surgery: 
 
 @pytest.mark.parametrize("by", ["the next submission", "the inbox sensor's look"])
 def test_what_a_killed_submission_left_half_copied_is_taken_away(surgery: Surgery, by: str) -> None:
-    left, under_way = (surgery.home.inbox / f".{name}.csv.abc.part" for name in ("old", "new"))
-    for part in (left, under_way):
+    own = [surgery.home.inbox / f".batch-pipeline-{name}.csv.abc.part" for name in ("old", "new")]
+    left, under_way, others, folder = (
+        *own,
+        surgery.home.inbox / ".mail.csv.part",
+        own[0].with_name(".batch-pipeline-x.part"),
+    )
+    for part in (left, under_way, others):
         part.write_text("9990000018,half")
-    hours_ago = time.time() - 2 * 3_600
-    os.utime(left, (hours_ago, hours_ago))
+    folder.mkdir()
+    days_ago = time.time() - 2 * 86_400
+    for part in (left, others, folder):
+        os.utime(part, (days_ago, days_ago))
     if by == "the next submission":
         submission.into_inbox(surgery.house, surgery.batch("flu", [by_sms(1)]))
     else:
         look(surgery.house, {})
     assert not left.exists()
     assert under_way.exists()
+    assert others.exists()

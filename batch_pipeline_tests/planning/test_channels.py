@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from batch_pipeline.planning.duck import scan, write
 from batch_pipeline.planning.message import Message
 from batch_pipeline.rules.fragments import downgrade, sms_fragments
 from batch_pipeline_tests.ledger.given import HASHER, nhs_number
@@ -13,6 +14,7 @@ from batch_pipeline_tests.planning.worlds import (
     NON_GP,
     Planned,
     accounts,
+    connection,
     csv_text,
     e164,
     facts,
@@ -166,6 +168,39 @@ def test_a_text_changed_after_the_plan_is_noticed(cohort: Planned, tmp_path: Pat
     world = cohort.again(tmp_path)
     assert world.figures["digest"]
     world.__dict__["message"] = Message.of("Dear {{ surname }}", "Flu jab", "Riverside Surgery", [])
+    assert world.queued[0] != world.figures["digest"]
+
+
+TAMPERED = {
+    "another address": (
+        "channel_plan",
+        "* REPLACE (CASE WHEN line = 2 THEN '+447700900999' ELSE address END AS address)",
+        "",
+    ),
+    "another fallback": (
+        "channel_plan",
+        "* REPLACE (coalesce(fallback_number, '+447700900999') AS fallback_number)",
+        "",
+    ),
+    "nobody held back": ("channel_plan", "* REPLACE (NOT held_back AS held_back)", ""),
+    "another path": ("channel_plan", "* REPLACE ('email' AS path)", ""),
+    "one less": ("channel_plan", "*", "WHERE line > 2"),
+    "one twice": ("channel_plan", "*", "UNION ALL FROM old WHERE line = 2"),
+    "another name": ("patients", "* REPLACE ('Bo' AS first_name)", ""),
+    "a patient less": ("patients", "*", "WHERE line > 2"),
+}
+
+
+@pytest.mark.parametrize("change", TAMPERED)
+def test_a_table_changed_after_the_plan_is_noticed(cohort: Planned, tmp_path: Path, change: str) -> None:
+    world = cohort.again(tmp_path)
+    assert world.figures["digest"]
+    table, columns, rest = TAMPERED[change]
+    path = getattr(world.files, table)
+    con = connection()
+    con.execute(f"CREATE TEMP TABLE old AS FROM {scan(path)}")
+    path.unlink()
+    write(con, f"SELECT {columns} FROM old {rest}", path)
     assert world.queued[0] != world.figures["digest"]
 
 

@@ -265,3 +265,50 @@ def test_a_patient_is_found_again_however_the_number_is_written(tmp_path: Path) 
     world = sorted_lines(tmp_path, *(patient(0, nhs_number=way) for way in ways))
     assert (list(world.patients), world.duplicates) == ([2], {3: 2, 4: 2, 5: 2})
     assert world.patients[2]["nhs_number"] == number
+
+
+OUR_COLUMNS = (
+    *("death", "plain email", "asked email", "plain mobile", "plain mobile mended", "plain telephone", "asked mobile"),
+    *(
+        "raw",
+        "given",
+        "born",
+        "births",
+        "answer",
+        "best",
+        "kind",
+        "e164",
+        "mended",
+        "detail",
+        "valid",
+        "kept line",
+        "p",
+    ),
+    *(
+        "digest",
+        "sms",
+        "basic",
+        "by sms",
+        "characters",
+        "held back",
+        "address",
+        "path",
+        "value of first name",
+        "c",
+        "m",
+    ),
+)
+
+
+def test_no_heading_of_the_file_stands_where_a_column_of_ours_is_meant(tmp_path: Path) -> None:
+    line = patient(
+        0, email="ash@example.org", mobile="tel 1", telephone=mobile(2), **dict.fromkeys(OUR_COLUMNS, "evil")
+    )
+    plain = patient(0, email="ash@example.org", mobile="tel 1", telephone=mobile(2))
+    found = []
+    for name, cells in {"ours": line, "plain": plain}.items():
+        (tmp_path / name).mkdir()
+        world = Planned(tmp_path / name, csv_text([cells]), body="Dear {{ first_name }}", subject="Dear {{ surname }}")
+        found.append((world.patients, world.plan, world.queued[1].keys(), world.figures["digest"]))
+    assert found[0] == found[1]
+    assert found[0][0][2]["mobile"] == e164(2)

@@ -398,7 +398,9 @@ def _snake_case(heading: str) -> str:
     """A name that a template can use: ``Usual GP's name`` → ``usual_gps_name``, ``2nd dose`` → ``field_2nd_dose``."""
     text = re.sub(r"['’]", "", unicodedata.normalize("NFKC", heading))
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text)
-    name = "_".join(re.findall(r"[^\W_]+", text)).casefold()
+    # Some numerals of other scripts are word characters and yet may not stand in a name.
+    words = "".join(sign if f"a{sign}".isidentifier() else " " for sign in text.casefold())
+    name = "_".join(re.findall(r"[^\W_]+", words))
     return name if name.isidentifier() else f"field_{name}"
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batch_pipeline.errors import Refused
@@ -158,6 +158,7 @@ def test_a_second_name_fills_the_first_and_is_kept_under_its_own() -> None:
 
 
 @given(st.lists(st.text(max_size=12), max_size=8))
+@example(["NHS Number", "፲", "dose ፲ due"])
 def test_names_are_never_given_twice_nor_taken_from_others(headings: list[str]) -> None:
     try:
         columns = name_columns(headings, where="x")

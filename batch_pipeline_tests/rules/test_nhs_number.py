@@ -1,7 +1,7 @@
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batch_pipeline.rules import nhs_number
@@ -75,10 +75,12 @@ def test_changing_any_one_digit_makes_it_invalid() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.one_of(st.none(), any_number), min_size=1, max_size=60))
+@example(["{", "-0-", "()"])
 def test_sql_and_numpy_agree_with_python(texts: list[str | None]) -> None:
     numbers = [nhs_number.normalise(text) for text in texts]
     assert evaluate(nhs_number.normalised_sql, texts) == numbers
-    assert evaluate(nhs_number.problem_sql, numbers) == [number and nhs_number.problem(number) for number in numbers]
+    problems = [None if number is None else nhs_number.problem(number) for number in numbers]
+    assert evaluate(nhs_number.problem_sql, numbers) == problems
     expected = [nhs_number.is_valid(number) for number in numbers]
     for dtype in ("object", "str", pd.ArrowDtype(pa.string())):
         assert nhs_number.are_valid(pd.Series(numbers, dtype=dtype)).tolist() == expected

@@ -11,9 +11,7 @@ import pyarrow as pa
 
 from batch_pipeline.planning.duck import scan, write
 from batch_pipeline.rules import cells, dates, deceased, emails, names, nhs_number, phones, schema
-
-PHONE_FIELDS = ("mobile", "preferred_telephone", "telephone")
-"""In the order of SPEC 2.1: the first usable one is taken."""
+from batch_pipeline.rules.headings import PHONE_FIELDS
 
 _READ = ("nhs_number", "patient_name", "first_name", "surname", "date_of_birth", "email")
 """The other fields that go on as they are."""

@@ -36,6 +36,7 @@ class EventLogStorage(SqliteEventLogStorage):
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._kept: OrderedDict[str, sa.Engine] = OrderedDict()
+        self._tables: set[str] = set()
         super().__init__(base_dir, inst_data)
         # Dagster only asks whether there is a file; a full disk may have left it half made.
         with self.index_connection() as connection:
@@ -62,6 +63,12 @@ class EventLogStorage(SqliteEventLogStorage):
             _, oldest = self._kept.popitem(last=False)
             oldest.dispose()
         return self._kept[shard]
+
+    def has_table(self, table_name: str) -> bool:
+        """Dagster asks twice an event; a table that is there stays."""
+        if table_name not in self._tables and super().has_table(table_name):
+            self._tables.add(table_name)
+        return table_name in self._tables
 
     def wipe(self) -> None:
         """Takes every run's database away."""

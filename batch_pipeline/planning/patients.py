@@ -1,6 +1,7 @@
 """Ingest to validate: the file's lines are sorted into patients, rejected rows and duplicates (SPEC 2.1, 2.2)."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -51,8 +52,12 @@ def sort_lines(
     """
     used = _used_phone_fields(con, cohort)
     _mend(con, cohort, used)
-    _settle(con, used)
-    _reject(con, today=today, needs_date_of_birth=needs_date_of_birth)
+    asked = {"today": today, "needs_date_of_birth": needs_date_of_birth}
+    doubtful = _doubtful(con, **asked)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="pandera") as pool:
+        refused = pool.submit(_refused, doubtful, **asked)  # while DuckDB works
+        _settle(con, used)
+        _reject(con, refused.result())
     _find_duplicates(con)
     _write(con, cohort, files, today)
     return _count(con, files)
@@ -179,25 +184,35 @@ def _answered_phones(used: list[str]) -> str:
     """
 
 
-def _reject(con: duckdb.DuckDBPyConnection, *, today: date, needs_date_of_birth: bool) -> None:
-    """``rejected(line, reason)``: unreadable lines, and those that pandera's schema of a patient's row refuses.
-
-    The schema is asked about the rows that aren't surely right.
-    """
-    con.execute("CREATE TEMP TABLE rejected AS SELECT line, problem AS reason FROM mended WHERE problem IS NOT NULL")
-    asked = {"needs_date_of_birth": needs_date_of_birth, "today": today}
+def _doubtful(con: duckdb.DuckDBPyConnection, *, today: date, needs_date_of_birth: bool) -> pa.Table:
+    """The lines that could be read and aren't surely right: pandera's schema of a patient's row is asked about those."""
     rows = con.sql("SELECT line, nhs_number, date_of_birth_given, date_of_birth FROM mended WHERE problem IS NULL")
     reader = rows.to_arrow_reader(_CHUNK_ROWS)
-    doubtful = pa.Table.from_batches(
+    asked = {"needs_date_of_birth": needs_date_of_birth, "today": today}
+    return pa.Table.from_batches(
         (batch.filter(pa.array(~schema.surely_valid(batch, **asked))) for batch in reader), reader.schema
     )
-    for start in range(0, doubtful.num_rows, _CHUNK_ROWS):
-        frame = doubtful.slice(start, _CHUNK_ROWS).to_pandas()
-        failures = schema.failures(frame, **asked)
-        lines = pa.array(frame["line"].to_numpy()[failures["position"].to_numpy()], pa.int32())
-        con.register("refused", pa.table({"line": lines, "reason": pa.array(failures["code"].tolist(), pa.string())}))
-        con.execute("INSERT INTO rejected SELECT line, reason FROM refused")
-        con.unregister("refused")
+
+
+def _refused(rows: pa.Table, *, today: date, needs_date_of_birth: bool) -> pa.Table:
+    """``line, reason`` of the rows that the schema refuses."""
+    lines, reasons = [pa.array([], pa.int32())], [pa.array([], pa.string())]
+    for start in range(0, rows.num_rows, _CHUNK_ROWS):
+        frame = rows.slice(start, _CHUNK_ROWS).to_pandas()
+        failures = schema.failures(frame, needs_date_of_birth=needs_date_of_birth, today=today)
+        lines.append(pa.array(frame["line"].to_numpy()[failures["position"].to_numpy()], pa.int32()))
+        reasons.append(pa.array(failures["code"].tolist(), pa.string()))
+    return pa.table({"line": pa.chunked_array(lines), "reason": pa.chunked_array(reasons)})
+
+
+def _reject(con: duckdb.DuckDBPyConnection, refused: pa.Table) -> None:
+    """``rejected(line, reason)``: unreadable lines, and those refused."""
+    con.register("refused", refused)
+    con.execute("""
+        CREATE TEMP TABLE rejected AS
+        SELECT line, problem AS reason FROM mended WHERE problem IS NOT NULL UNION ALL FROM refused
+    """)
+    con.unregister("refused")
 
 
 def _find_duplicates(con: duckdb.DuckDBPyConnection) -> None:

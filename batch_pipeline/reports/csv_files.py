@@ -44,10 +44,11 @@ def _cell_sql(column: str, *, is_text: bool) -> str:
     if not is_text:
         return f"coalesce({column}::VARCHAR, '')"
     text = safe_sql(column)
-    # Most cells are plain, and one look is enough for them.
+    # Most cells are plain, or need no more than quotes around them: one look, or two, are enough for those.
     return (
         f"""CASE WHEN regexp_matches({column}, '^[A-Za-z0-9][^",;\r\n\t]*$') THEN {column} """
-        f"""WHEN {column} IS NULL THEN '' WHEN regexp_matches({column}, '[",;\r\n\t]') """
+        f"""WHEN {column} IS NULL THEN '' WHEN regexp_matches({column}, '^[A-Za-z0-9][^"]*$') THEN '"' || {column} || '"' """
+        f"""WHEN regexp_matches({column}, '[",;\r\n\t]') """
         f"""THEN '"' || replace({text}, '"', '""') || '"' ELSE {text} END"""
     )
 

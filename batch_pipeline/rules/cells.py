@@ -90,10 +90,13 @@ def empty_name_sql(column: str) -> str:
 def name_sql(column: str) -> str:
     """A cell that holds a name, tidied; NULL where it says nothing (`empty_name_sql`).
 
-    A plain name comes first and costs one pattern: printable ASCII, single spaces, and not beginning with an N, as every
-    word with a letter at its beginning does that a program writes for nothing.
+    A plain name comes first and costs one pattern: printable ASCII and Latin letters with their accents (U+00C0 to U+024F),
+    single spaces, and not beginning like a word that a program writes for nothing: those with a letter there begin with
+    an N, and go on with A, I, O, U or a sign.
     """
-    plain = quoted("[A-MO-Za-mo-z][!-~]*(?: [!-~]+)*")
+    accented = "\u00c0-\u024f"
+    first = f"(?:[A-MO-Za-mo-z{accented}]|[Nn][B-HJ-NP-TV-Zb-hj-np-tv-z])"
+    plain = quoted(f"{first}[!-~{accented}]*(?: [!-~{accented}]+)*")
     return f"""CASE WHEN regexp_full_match({column}, {plain}) THEN {column}
         WHEN NOT {empty_name_sql(column)} THEN {tidied_sql(column)} END"""
 

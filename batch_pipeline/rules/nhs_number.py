@@ -73,8 +73,11 @@ def is_valid(number: str | None) -> bool:
 def normalised_sql(column: str) -> str:
     """`normalise` as a DuckDB expression over a VARCHAR column; null when the cell says nothing."""
     bare = f"regexp_replace({column}, {cells.quoted(f'[{_SEPARATORS}]+')}, '', 'g')"
+    # The first two are nearly all: as it is, and as it is printed.
     return f"""CASE
         WHEN regexp_full_match({column}, '[0-9]{{10}}') THEN {column}
+        WHEN regexp_full_match({column}, '[0-9]{{3}}[ -][0-9]{{3}}[ -][0-9]{{4}}')
+            THEN concat({column}[1:3], {column}[5:7], {column}[9:12])
         WHEN {cells.empty_sql(column)} THEN NULL
         WHEN regexp_full_match({bare}, {cells.quoted(_FLOAT)}) THEN split_part({bare}, '.', 1)
         WHEN regexp_full_match({bare}, '[0-9Oo]*') THEN replace(replace({bare}, 'O', '0'), 'o', '0')
@@ -121,9 +124,11 @@ def _characters(column: Any) -> npt.NDArray[np.uint8]:
 
 
 def _digits_are_valid(characters: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    digits = characters - ord("0")  # unsigned: what sorts below "0" becomes large
-    total = digits[:, :9].astype(np.int32) @ np.array(WEIGHTS, dtype=np.int32)
+    # A row a place: numpy works along long rows. Unsigned: what sorts below "0" becomes large.
+    digits = np.ascontiguousarray(characters.T) - np.uint8(ord("0"))
+    total = np.zeros(len(characters), dtype=np.uint16)
+    for weight, place in zip(WEIGHTS, digits, strict=False):
+        total += place * np.uint16(weight)
     check = (11 - total % 11) % 11
-    all_digits = (digits <= 9).all(axis=1)
-    repeated = (digits == digits[:, :1]).all(axis=1)
-    return all_digits & (check == digits[:, 9]) & ~repeated
+    largest = digits.max(axis=0)
+    return (largest <= 9) & (check == digits[9]) & (digits.min(axis=0) != largest)

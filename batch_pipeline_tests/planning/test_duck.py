@@ -3,6 +3,7 @@
 import stat
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from batch_pipeline.planning.duck import SetWorkFailed, duck, literal, noted, notes, quoted, scan, write
@@ -79,3 +80,10 @@ def test_tables_note_what_they_were_made_from(tmp_path: Path) -> None:
         write(con, "SELECT 1 AS n", tmp_path / "bare")
     assert notes(tmp_path / "noted") == {"snapshot": "it's old", "content": "b"}
     assert notes(tmp_path / "bare") == {}
+
+
+def test_a_table_stands_in_the_order_that_its_query_asks_for(tmp_path: Path) -> None:
+    with duck(tmp_path / "scratch") as con:
+        write(con, "SELECT range AS n, hash(range) AS h FROM range(400_000) ORDER BY h", tmp_path / "table")
+    hashes = pq.read_table(tmp_path / "table")["h"].to_numpy()
+    assert (hashes[1:] > hashes[:-1]).all()

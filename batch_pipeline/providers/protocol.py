@@ -33,7 +33,17 @@ class Limits:
 
     messages: int
     timeout: timedelta
-    """Of one call. The dispatcher's lease is ten times this."""
+    """Of one call of `Provider.send` or `Provider.held`. The dispatcher's lease is ten times this."""
+    bytes: int | None = None
+    """Of one call's body; none: any number."""
+    envelope: int = 0
+    """At most so many bytes of the body go to one message besides its texts and address."""
+    per_minute: int | None = None
+    """Requests that the account may make in a minute, all our processes together; none: any number."""
+    one_by_one: bool = False
+    """A request takes one message: a chunk is as many requests as it has messages."""
+    remembers: timedelta | None = None
+    """How long after a post it deduplicates, or can be asked; after that nothing can be known. None: for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +89,40 @@ class Receipt:
     failure_code: str | None = None
 
 
-class OutcomeUnknown(Exception):
-    """The call may or may not have been carried out: timed out, dropped, or a 5xx. Names no patient."""
+class Unfinished(Exception):
+    """A call that brought no answer for the whole chunk. The reason names no patient.
 
-    def __init__(self, reason: str, retry_after: timedelta = timedelta(0)) -> None:
+    What is known all the same is in ``accepted`` (references) and ``refused``; the subclass says what holds of the rest.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        retry_after: timedelta = timedelta(0),
+        *,
+        accepted: Sequence[str] = (),
+        refused: Sequence[RefusedMessage] = (),
+    ) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
         """How long the provider wants to be left alone."""
+        self.accepted = accepted
+        self.refused = refused
+
+
+class OutcomeUnknown(Unfinished):
+    """The rest may or may not have been taken: timed out, dropped, or a 5xx."""
+
+
+class NotTaken(Unfinished):
+    """The rest was surely not taken by this call, and may be posted again later: a quota, or nobody there."""
+
+
+class ProviderStopped(Unfinished):
+    """The provider will take nothing from us now (credentials, configuration): stop the run with this reason.
+
+    The rest was surely not taken by this call.
+    """
 
 
 class ChunkRefused(Exception):
@@ -96,11 +133,8 @@ class ChunkRefused(Exception):
         self.refused = refused
 
 
-class ProviderStopped(Exception):
-    """The provider will take nothing from us now (credentials, configuration): stop the run with this reason.
-
-    Nothing of this chunk was taken by this call.
-    """
+class ChunkTooLarge(Exception):
+    """Nothing of the chunk was taken because it is too much for one call: it is to be cut in two."""
 
 
 class Provider(Protocol):
@@ -124,13 +158,16 @@ class Provider(Protocol):
     def send(self, chunk_reference: str, messages: Sequence[OutgoingMessage], now: datetime) -> Answer:
         """Post one chunk. ``now`` is business time: what the record will say.
 
-        Returns or raises within ``limits.timeout``. Raises ``OutcomeUnknown``, ``ChunkRefused`` or
-        ``ProviderStopped``; anything else that it raises counts as an unknown outcome, and ends the run.
+        Returns or raises within ``limits.timeout``, however the other side behaves. Raises a kind of ``Unfinished``,
+        ``ChunkRefused`` or ``ChunkTooLarge``; anything else that it raises counts as an unknown outcome, and ends the run.
         """
         ...
 
     def held(self, references: Sequence[str]) -> set[str]:
-        """Which of these references the provider holds; only called where it ``CAN_BE_ASKED``."""
+        """Which of these references the provider holds; only called where it ``CAN_BE_ASKED``.
+
+        Within ``limits.timeout``. Raises a kind of ``Unfinished`` when it can't be told of all of them.
+        """
         ...
 
     def receipts(self, now: datetime) -> Iterator[Sequence[Receipt]]:

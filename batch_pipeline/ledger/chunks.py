@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 
-from batch_pipeline.ledger.dialects import smaller
+from batch_pipeline.ledger.dialects import octets, smaller
 from batch_pipeline.ledger.tables import UNSENT, Instant, attempts, batches, chunks
 
 Outcome = Literal["accepted", "unconfirmed", "returned"]
@@ -32,6 +32,15 @@ class Chunk:
     messages: int
     fence: int
     lease_until: datetime
+    claimed_at: datetime
+
+
+class Told(NamedTuple):
+    """What is known of a chunk's messages once it is settled; those that are unsent again aren't counted."""
+
+    accepted: int
+    refused: int
+    unconfirmed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,14 @@ def sendable(connection: sa.Connection, batch: str, *, lock: bool = False) -> Se
     return Sendable(row.applied_plan is not None, row.paused_at is not None, row.cancelled_at is not None)
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What one call holds, in bytes, and how many of those a message takes besides its texts and address."""
+
+    bytes: int
+    envelope: int
+
+
 def _token() -> str:
     return secrets.token_hex(4)
 
@@ -81,9 +98,12 @@ def claim(  # noqa: PLR0913 - a claim is made of this much
     owner: str,
     lease_until: datetime,
     now: datetime,
+    room: Room | None = None,
     token: Callable[[], str] = _token,
 ) -> Chunk | None:
-    """Puts up to ``limit`` unsent messages into a new chunk, held under fence 1; ``None`` when there are none.
+    """Puts up to ``limit`` unsent messages, as far as there is ``room``, into a new chunk, held under fence 1.
+
+    At least one, however long it is; ``None`` when there are none.
 
     ``token`` makes the reference unlike any ever used, also by a ledger that was lost, or restored from a copy:
     a provider that has seen a reference takes nothing more under it, and those patients would never hear.
@@ -92,7 +112,7 @@ def claim(  # noqa: PLR0913 - a claim is made of this much
         return None
     unsent = _unsent(batch, step, channel, provider).order_by(attempts.c.id).limit(limit)
     reference = f"{batch}/{step}/{channel}/{_next_number(connection, batch, step, channel):04d}-{token()}"
-    chunk = Chunk(reference, batch, step, channel, provider, 0, 1, lease_until)
+    chunk = Chunk(reference, batch, step, channel, provider, 0, 1, lease_until, now)
     connection.execute(
         sa.insert(chunks).values(
             reference=reference,
@@ -108,10 +128,11 @@ def claim(  # noqa: PLR0913 - a claim is made of this much
         )
     )
     # A CTE, which PostgreSQL evaluates once: a subquery with LIMIT and SKIP LOCKED it may run again for each row.
+    if room is not None:
+        unsent = unsent.add_columns(_size(connection, room).label("size"))
     picked = unsent.with_for_update(of=attempts, skip_locked=True).cte("picked")
-    connection.execute(
-        sa.update(attempts).where(attempts.c.id.in_(sa.select(picked.c.id))).values(chunk=reference, begun_at=now)
-    )
+    fitting = sa.select(picked.c.id) if room is None else _fitting(picked, room)
+    connection.execute(sa.update(attempts).where(attempts.c.id.in_(fitting)).values(chunk=reference, begun_at=now))
     # Counted, because sqlite3 doesn't say how many rows an UPDATE changed that begins with its CTE.
     count = sa.select(sa.func.count()).where(attempts.c.chunk == reference)
     taken = connection.scalar(count) or 0
@@ -122,7 +143,19 @@ def claim(  # noqa: PLR0913 - a claim is made of this much
     return replace(chunk, messages=taken)
 
 
-def _unsent(batch: str, step: str, channel: str, provider: str) -> sa.Select[tuple[int]]:
+def _size(connection: sa.Connection, room: Room) -> sa.ColumnElement[int]:
+    """Bytes that a message takes, a tenth more than its text has: quotes and line ends are escaped."""
+    text = octets(connection, attempts.c.text) + octets(connection, attempts.c.subject)
+    return room.envelope + text + text // 10 + octets(connection, attempts.c.address)
+
+
+def _fitting(picked: sa.CTE, room: Room) -> sa.Select[tuple[int]]:
+    first = sa.select(sa.func.min(picked.c.id)).scalar_subquery()
+    sizes = sa.select(picked.c.id, sa.func.sum(picked.c.size).over(order_by=picked.c.id).label("so_far")).subquery()
+    return sa.select(sizes.c.id).where(sa.or_(sizes.c.so_far <= room.bytes, sizes.c.id == first))
+
+
+def _unsent(batch: str, step: str, channel: str, provider: str) -> sa.Select[Any]:
     query = sa.select(attempts.c.id).where(
         attempts.c.batch == batch,
         attempts.c.step == step,
@@ -163,7 +196,17 @@ def open_chunks(connection: sa.Connection, batch: str, step: str) -> list[Chunk]
         .order_by(chunks.c.claimed_at, chunks.c.reference)
     )
     return [
-        Chunk(row.reference, row.batch, row.step, row.channel, row.provider, row.messages, row.fence, row.lease_until)
+        Chunk(
+            row.reference,
+            row.batch,
+            row.step,
+            row.channel,
+            row.provider,
+            row.messages,
+            row.fence,
+            row.lease_until,
+            row.claimed_at,
+        )
         for row in connection.execute(query)
     ]
 
@@ -211,68 +254,80 @@ def messages(connection: sa.Connection, chunk: Chunk, *, unanswered: bool = Fals
     return [Message(*row) for row in connection.execute(query)]
 
 
-def record_held(connection: sa.Connection, chunk: Chunk, references: Iterable[str], now: datetime) -> bool:
-    """Records which messages of an open chunk the provider turned out to hold; false when the lease was lost."""
+def record_part(
+    connection: sa.Connection,
+    chunk: Chunk,
+    accepted: Iterable[str],
+    refused: Iterable[tuple[str, str]],
+    now: datetime,
+) -> bool:
+    """Records what is known of an open chunk's messages (references; reference, failure code); the others stay open.
+
+    False when the lease was lost.
+    """
     if not _lock(connection, chunk):
         return False
-    table = attempts
+    _fail(connection, refused, now)
     statement = (
-        sa.update(table)
-        .where(table.c.reference == sa.bindparam("held"))
-        .values(accepted_at=smaller(table.c.accepted_at, sa.bindparam("at", type_=Instant())))
+        sa.update(attempts)
+        .where(attempts.c.reference == sa.bindparam("held"))
+        .values(accepted_at=smaller(attempts.c.accepted_at, sa.bindparam("at", type_=Instant())))
     )
-    rows = [{"held": reference, "at": now} for reference in references]
+    rows = [{"held": reference, "at": now} for reference in accepted]
     if rows:
         connection.execute(statement, rows)
     return True
 
 
-def settle(connection: sa.Connection, chunk: Chunk, refused: Iterable[tuple[str, str]], now: datetime) -> bool:
-    """Records an answer: ``refused`` (reference, failure code), all others accepted; false when the lease was lost."""
+def settle(connection: sa.Connection, chunk: Chunk, refused: Iterable[tuple[str, str]], now: datetime) -> Told | None:
+    """Records an answer: ``refused`` (reference, failure code), all others accepted; ``None`` when the lease was lost."""
     if not _close(connection, chunk, "accepted", now):
-        return False
+        return None
     _fail(connection, refused, now)
     connection.execute(
         sa.update(attempts)
         .where(attempts.c.chunk == chunk.reference, _not_refused)
         .values(accepted_at=smaller(attempts.c.accepted_at, sa.literal(now, Instant())))
     )
-    return True
+    return _told(connection, chunk)
 
 
-def leave_unconfirmed(connection: sa.Connection, chunk: Chunk, now: datetime) -> bool:
-    """Leaves a chunk that nothing can be known about to a person; false when the lease was lost."""
+def leave_unconfirmed(connection: sa.Connection, chunk: Chunk, now: datetime) -> Told | None:
+    """Leaves what nothing can be known about of a chunk to a person; ``None`` when the lease was lost."""
     if not _close(connection, chunk, "unconfirmed", now):
-        return False
-    connection.execute(
-        sa.update(attempts)
-        .where(
-            attempts.c.chunk == chunk.reference,
-            attempts.c.accepted_at.is_(None),
-            attempts.c.failed_at.is_(None),
-        )
-        .values(unconfirmed_at=now)
-    )
-    return True
+        return None
+    unanswered = sa.and_(attempts.c.accepted_at.is_(None), attempts.c.failed_at.is_(None))
+    unconfirmed = connection.execute(
+        sa.update(attempts).where(attempts.c.chunk == chunk.reference, unanswered).values(unconfirmed_at=now)
+    ).rowcount
+    return _told(connection, chunk)._replace(unconfirmed=unconfirmed)
 
 
-def give_back(connection: sa.Connection, chunk: Chunk, refused: Iterable[tuple[str, str]], now: datetime) -> int | None:
+def give_back(
+    connection: sa.Connection, chunk: Chunk, refused: Iterable[tuple[str, str]], now: datetime
+) -> Told | None:
     """Settles a chunk of whose last post the provider surely took nothing; ``None`` when the lease was lost.
 
     The messages in ``refused`` (reference, failure code) have failed; the others are unsent again, but for those
-    known to be with the provider from an earlier post: they stay begun, for ever, and are accepted. Gives how many.
+    known to be with the provider from an earlier post: they stay begun, for ever, and are accepted.
     """
     if not _close(connection, chunk, "returned", now):
         return None
     _fail(connection, refused, now)
     mine = attempts.c.chunk == chunk.reference
-    accepted = connection.execute(
+    connection.execute(
         sa.update(attempts)
         .where(mine, _not_refused, sa.not_(_untold))
         .values(accepted_at=smaller(attempts.c.accepted_at, sa.literal(now, Instant())))
-    ).rowcount
+    )
     connection.execute(sa.update(attempts).where(mine, _untold).values(chunk=None, begun_at=None))
-    return accepted
+    return _told(connection, chunk)
+
+
+def _told(connection: sa.Connection, chunk: Chunk) -> Told:
+    accepted = sa.func.count().filter(attempts.c.accepted_at.is_not(None))
+    refused = sa.func.count().filter(attempts.c.failure_kind == "refused")
+    return Told(*connection.execute(sa.select(accepted, refused).where(attempts.c.chunk == chunk.reference)).one())
 
 
 _untold = sa.and_(

@@ -39,6 +39,15 @@ def smaller(first: sa.ColumnElement[Any], second: sa.ColumnElement[Any]) -> sa.C
     )
 
 
+def octets(connection: sa.Connection, text: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+    """How many bytes a text takes in UTF-8; 0 for null."""
+    if connection.dialect.name == "sqlite":
+        length = sa.func.length(sa.cast(text, sa.LargeBinary))
+    else:
+        length = sa.func.octet_length(text)
+    return sa.func.coalesce(length, 0)
+
+
 def one_of(connection: sa.Connection, column: sa.ColumnElement[int], numbers: Sequence[int]) -> sa.ColumnElement[bool]:
     """Whether a column is one of many numbers, given as one parameter: tens of thousands cost as little as one."""
     if connection.dialect.name == "sqlite":

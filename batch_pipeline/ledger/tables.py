@@ -230,6 +230,18 @@ audit = sa.Table(
     sa.Column("detail", sa.Text, nullable=False, comment="JSON; no personal data"),
 )
 
+paces = sa.Table(
+    "paces",
+    metadata,
+    sa.Column("account", sa.Text, primary_key=True),
+    sa.Column(
+        "free_at",
+        Instant,
+        nullable=False,
+        comment="when the account's next request may be made, by the machine's clock",
+    ),
+)
+
 facts = sa.Table(
     "facts",
     metadata,

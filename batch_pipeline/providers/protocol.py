@@ -39,7 +39,9 @@ class Limits:
     envelope: int = 0
     """At most so many bytes of the body go to one message besides its texts and address."""
     per_minute: int | None = None
-    """Requests that the account may make in a minute, all our processes together; none: any number."""
+    """Requests that ``account`` may make in a minute, all our processes together; none: any number."""
+    account: str = ""
+    """Whose rate that is, not a secret: providers that share an account share its rate."""
     one_by_one: bool = False
     """A request takes one message: a chunk is as many requests as it has messages."""
     remembers: timedelta | None = None

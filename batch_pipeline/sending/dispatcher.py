@@ -18,6 +18,7 @@ The rules that keep two processes from posting one chunk at the same time:
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, cast
@@ -25,19 +26,22 @@ from typing import Any, Literal, cast
 import sqlalchemy as sa
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.ledger import batches, chunks
-from batch_pipeline.ledger.chunks import Chunk
+from batch_pipeline.ledger import batches, chunks, paces
+from batch_pipeline.ledger.chunks import Chunk, Room, Told
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.providers.protocol import (
     Answer,
     Channel,
     ChunkRefused,
+    ChunkTooLarge,
+    NotTaken,
     OutcomeUnknown,
     OutgoingMessage,
     Provider,
     ProviderStopped,
     Recovery,
     RefusedMessage,
+    Unfinished,
 )
 
 Step = Literal["primary", "fallback"]
@@ -49,6 +53,8 @@ TRIES = 6
 _LONGEST_BACKOFF = timedelta(minutes=1)
 _LONGEST_PAUSE = timedelta(minutes=10)
 _LONGEST_LOOK_AWAY = timedelta(seconds=1)
+_TOO_LARGE = "too_large"
+"""Failure code of a message that is too much for a call of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +128,10 @@ def _seconds_since_boot() -> float:
     return time.clock_gettime(clock)
 
 
+class _LeaseLost(Exception):
+    """The chunk is another's now, or its lease is over: nothing more is done with it here."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Held:
     """A chunk that this process holds, and until when it may begin to post it."""
@@ -150,6 +160,8 @@ class _Dispatch:
     left_open: set[str] = field(default_factory=set[str])
     seen: dict[str, tuple[Chunk, float]] = field(default_factory=dict[str, tuple[Chunk, float]])
     """Others' chunks as they were when first seen so, and when that was by the steady clock."""
+    most: dict[str, int] = field(default_factory=dict[str, int])
+    """Messages that a chunk of a channel may have, where the provider's own limit turned out to be too many."""
     answered: int = 0
     total: int = 0
 
@@ -274,16 +286,18 @@ class _Dispatch:
             if state.paused or not state.applied or (state.cancelled and self.step == "primary"):
                 return None
             lease_until, steady_until = self._lease(channel)
+            limits = provider.limits
             chunk = chunks.claim(
                 connection,
                 self.batch,
                 self.step,
                 channel,
                 provider=provider.name,
-                limit=provider.limits.messages,
+                limit=self.most.get(channel, limits.messages),
                 owner=self.owner,
                 lease_until=lease_until,
                 now=self.now(),
+                room=None if limits.bytes is None else Room(limits.bytes, limits.envelope),
             )
         return None if chunk is None else _Held(chunk, steady_until, taken_over=False)
 
@@ -309,44 +323,62 @@ class _Dispatch:
         in_time = self.wall() + self._timeout(held.chunk.channel) <= held.chunk.lease_until
         return in_time and self.steady() <= held.steady_until
 
-    def _renew(self, held: _Held, pause: timedelta) -> _Held | None:
-        """Moves the lease past a pause, if it is still held; ``None`` when it is over or lost."""
+    def _renew(self, held: _Held, pause: timedelta) -> _Held:
+        """Moves the lease past a pause, if it is still held."""
         if self.steady() > held.steady_until:
-            return None
+            raise _LeaseLost
         with self.ledger.write() as connection:
             lease_until, steady_until = self._lease(held.chunk.channel, pause)
             renewed = chunks.renew(connection, held.chunk, lease_until)
-        return None if renewed is None else replace(held, chunk=renewed, steady_until=steady_until)
+        if renewed is None:
+            raise _LeaseLost
+        return replace(held, chunk=renewed, steady_until=steady_until)
 
     # Posting -----------------------------------------------------------------------------------------------------
 
     def _carry(self, held: _Held) -> None:
         """Brings a chunk to an answer, or leaves it open. Once its lease is lost it is another's, and left alone."""
-        provider = self._provider(held.chunk.channel)
-        posted = held.taken_over
+        with suppress(_LeaseLost):
+            self._bring_to_an_answer(held, self._provider(held.chunk.channel))
+
+    def _bring_to_an_answer(self, held: _Held, provider: Provider) -> None:
+        posted = held.taken_over  # and what became of it isn't known of all
+        reason = ""
         for attempt in range(TRIES):
-            if posted and provider.recovery is Recovery.NEITHER:
+            if posted and not self._can_be_settled(held, provider):
                 self._leave_unconfirmed(held)
                 return
-            try:
-                answer = self._post(held, provider, posted=posted)
-            except OutcomeUnknown as unknown:
-                posted = True
-                waiting = self._wait(held, provider, attempt, unknown)
-                if waiting is None:
-                    return
-                held = waiting
-            except ChunkRefused as refusal:
-                self._give_back_or_stop(held, refusal)
+            held = self._pace(held, provider, asks=posted and provider.recovery is Recovery.CAN_BE_ASKED)
+            unfinished = self._call(held, provider, posted=posted)
+            if unfinished is None:
                 return
-            except ProviderStopped as stop:
-                self._stop(held, str(stop), give_back=not posted)
-                return
-            else:
-                if answer is not None:
-                    self._record(held, answer)
-                return
-        self._stop(held, f"{provider.name} can't be reached: {TRIES} calls without an answer", give_back=False)
+            posted = posted or isinstance(unfinished, OutcomeUnknown)
+            reason = str(unfinished)
+            self._note(held, unfinished)
+            if attempt + 1 < TRIES and not (posted and not self._can_be_settled(held, provider)):
+                held = self._wait(held, max(self._pause(provider, attempt), unfinished.retry_after))
+        self._stop(held, f"{provider.name} can't be reached: {TRIES} calls, the last: {reason}", give_back=not posted)
+
+    def _call(self, held: _Held, provider: Provider, *, posted: bool) -> Unfinished | None:
+        """One call for a chunk, and what follows of its answer; gives what is to be tried again."""
+        try:
+            self._record(held, self._post(held, provider, posted=posted))
+        except ProviderStopped as stop:
+            self._note(held, stop)
+            self._stop(held, str(stop), give_back=not posted)
+        except (OutcomeUnknown, NotTaken) as unfinished:
+            return unfinished
+        except ChunkRefused as refusal:
+            self._give_back_or_stop(held, refusal)
+        except ChunkTooLarge:
+            self._cut(held)
+        return None
+
+    def _can_be_settled(self, held: _Held, provider: Provider) -> bool:
+        """Whether the provider can still tell, or sees to it itself, that a chunk posted before isn't taken twice."""
+        remembers = provider.limits.remembers
+        in_time = remembers is None or self.now() - held.chunk.claimed_at < remembers
+        return provider.recovery is not Recovery.NEITHER and in_time
 
     def _give_back_or_stop(self, held: _Held, refusal: ChunkRefused) -> None:
         if refusal.refused:
@@ -354,36 +386,62 @@ class _Dispatch:
         else:  # the same would be refused again
             self._stop(held, "a chunk was refused without naming a message", give_back=True)
 
-    def _wait(self, held: _Held, provider: Provider, attempt: int, unknown: OutcomeUnknown) -> _Held | None:
-        """Waits before the next call, under a lease that covers the wait; ``None`` when the lease is lost."""
-        if provider.recovery is Recovery.NEITHER or attempt + 1 == TRIES:
+    def _cut(self, held: _Held) -> None:
+        """Gives back a chunk that is too much for one call; the next of its channel have half as many messages."""
+        if held.chunk.messages > 1:
+            self.most[held.chunk.channel] = held.chunk.messages // 2
+            self._give_back(held, ())
+            return
+        with self.ledger.read() as connection:
+            alone = [message.reference for message in chunks.messages(connection, held.chunk)]
+        self._give_back(held, [RefusedMessage(reference, _TOO_LARGE) for reference in alone])
+
+    def _pace(self, held: _Held, provider: Provider, *, asks: bool) -> _Held:
+        """Waits until the account may make the chunk's requests."""
+        limits = provider.limits
+        if limits.per_minute is None:
             return held
-        pause = min(max(self._pause(provider, attempt), unknown.retry_after), _LONGEST_PAUSE)
+        calls = (held.chunk.messages if limits.one_by_one else 1) * (2 if asks else 1)
+        with self.ledger.write() as connection:
+            account = f"{provider.name}:{limits.account}"
+            pause = paces.book(connection, account, calls, limits.per_minute, self.wall())
+        return self._wait(held, pause) if pause else held
+
+    def _wait(self, held: _Held, pause: timedelta) -> _Held:
+        """Waits under a lease that covers it."""
+        pause = min(pause, _LONGEST_PAUSE)
         renewed = self._renew(held, pause)
-        if renewed is not None:
-            self.sleep(pause.total_seconds())
+        self.sleep(pause.total_seconds())
         return renewed
 
-    def _post(self, held: _Held, provider: Provider, *, posted: bool) -> Answer | None:
-        """Posts what has to be posted; ``None`` when the lease is lost.
+    def _note(self, held: _Held, unfinished: Unfinished) -> None:
+        """Records what is known of a call without an answer."""
+        if unfinished.accepted or unfinished.refused:
+            self._record_part(held, unfinished.accepted, unfinished.refused)
 
-        What was posted before goes again whole to a provider that deduplicates by the chunk, and only as far as it
-        isn't held by one that can be asked.
+    def _record_part(self, held: _Held, accepted: Iterable[str], refused: Iterable[RefusedMessage] = ()) -> None:
+        with self.ledger.write() as connection:
+            if not chunks.record_part(connection, held.chunk, accepted, _pairs(refused), self.now()):
+                raise _LeaseLost
+
+    def _post(self, held: _Held, provider: Provider, *, posted: bool) -> Answer:
+        """Posts what has to be posted.
+
+        A provider that deduplicates by the chunk gets it whole each time. Any other gets what isn't known to be
+        answered, and one that can be asked only as far as it doesn't hold it.
         """
-        ask = posted and provider.recovery is Recovery.CAN_BE_ASKED
+        again_whole = provider.recovery is Recovery.DEDUPLICATES
         with self.ledger.read() as connection:
-            rows = chunks.messages(connection, held.chunk, unanswered=ask)
+            rows = chunks.messages(connection, held.chunk, unanswered=not again_whole)
         messages = [OutgoingMessage(*row) for row in cast(list[Any], rows)]
-        if ask:
+        if posted and messages and provider.recovery is Recovery.CAN_BE_ASKED:
             there = provider.held([message.reference for message in messages])
-            with self.ledger.write() as connection:
-                if not chunks.record_held(connection, held.chunk, there, self.now()):
-                    return None
+            self._record_part(held, there)
             messages = [message for message in messages if message.reference not in there]
         if not messages:
             return Answer()
         if not self._may_post(held):
-            return None
+            raise _LeaseLost
         return provider.send(held.chunk.reference, messages, self.now())
 
     def _pause(self, provider: Provider, attempt: int) -> timedelta:
@@ -395,22 +453,18 @@ class _Dispatch:
 
     def _record(self, held: _Held, answer: Answer) -> None:
         with self.ledger.write() as connection:
-            mine = chunks.settle(connection, held.chunk, _pairs(answer.refused), self.now())
-        if mine:
-            refused = len(answer.refused)
-            self._count(held, accepted=held.chunk.messages - refused, refused=refused)
+            told = chunks.settle(connection, held.chunk, _pairs(answer.refused), self.now())
+        self._count(held, told)
 
     def _leave_unconfirmed(self, held: _Held) -> None:
         with self.ledger.write() as connection:
-            mine = chunks.leave_unconfirmed(connection, held.chunk, self.now())
-        if mine:
-            self._count(held, unconfirmed=held.chunk.messages)
+            told = chunks.leave_unconfirmed(connection, held.chunk, self.now())
+        self._count(held, told)
 
     def _give_back(self, held: _Held, refused: Sequence[RefusedMessage]) -> None:
         with self.ledger.write() as connection:
-            accepted = chunks.give_back(connection, held.chunk, _pairs(refused), self.now())
-        if accepted is not None:
-            self._count(held, accepted=accepted, refused=len(refused))
+            told = chunks.give_back(connection, held.chunk, _pairs(refused), self.now())
+        self._count(held, told)
 
     def _stop(self, held: _Held, reason: str, *, give_back: bool) -> None:
         """Ends a channel. Its chunk is unsent again, or stays open with its lease given up for the next to find."""
@@ -421,13 +475,15 @@ class _Dispatch:
         with self.ledger.write() as connection:
             chunks.renew(connection, held.chunk, self.wall())
 
-    def _count(self, held: _Held, accepted: int = 0, refused: int = 0, unconfirmed: int = 0) -> None:
-        counted = accepted + refused + unconfirmed
+    def _count(self, held: _Held, told: Told | None) -> None:
+        if told is None:  # the lease was lost: another counts
+            return
+        counted = sum(told)
         self.done = replace(
             self.done,
-            accepted=self.done.accepted + accepted,
-            refused=self.done.refused + refused,
-            unconfirmed=self.done.unconfirmed + unconfirmed,
+            accepted=self.done.accepted + told.accepted,
+            refused=self.done.refused + told.refused,
+            unconfirmed=self.done.unconfirmed + told.unconfirmed,
             taken_over=self.done.taken_over + (counted if held.taken_over else 0),
         )
         self._tell(counted)

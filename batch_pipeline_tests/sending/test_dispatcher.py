@@ -17,7 +17,9 @@ from batch_pipeline.ledger.tables import chunks as chunks_table
 from batch_pipeline.providers.protocol import (
     Answer,
     ChunkRefused,
+    ChunkTooLarge,
     Limits,
+    NotTaken,
     OutcomeUnknown,
     OutgoingMessage,
     Provider,
@@ -25,6 +27,7 @@ from batch_pipeline.providers.protocol import (
     Receipt,
     Recovery,
     RefusedMessage,
+    Unfinished,
 )
 from batch_pipeline.providers.simulator import Shares
 from batch_pipeline.sending import dispatcher
@@ -54,8 +57,14 @@ def world(tmp_path: Path) -> World:
 class Scripted(Provider):
     """A provider whose answers a test writes down; after the last it accepts all."""
 
-    def __init__(self, *script: Exception | Answer, recovery: Recovery = Recovery.DEDUPLICATES) -> None:
+    def __init__(
+        self,
+        *script: Exception | Answer,
+        recovery: Recovery = Recovery.DEDUPLICATES,
+        limits: Limits = Limits(3, TIMEOUT),  # noqa: B008 - frozen
+    ) -> None:
         self.script = list(script)
+        self._limits = limits
         self.posts: list[tuple[str, list[str]]] = []
         self.asked: list[list[str]] = []
         self.holds: set[str] = set()
@@ -74,7 +83,7 @@ class Scripted(Provider):
     @property
     @override
     def limits(self) -> Limits:
-        return Limits(3, TIMEOUT)
+        return self._limits
 
     @override
     def send(self, chunk_reference: str, messages: Sequence[OutgoingMessage], now: datetime) -> Answer:
@@ -243,7 +252,7 @@ def test_what_a_receipt_tells_of_stays_begun_when_its_chunk_is_given_back(world:
     held = _claim(world)
     set_attempts(world.ledger, {f"{told}_at": NOW}, line=2)
     with world.ledger.write() as connection:
-        assert chunks.give_back(connection, held, [], NOW) == 1
+        assert chunks.give_back(connection, held, [], NOW) == (1, 0, 0)
     assert attempt_rows(world.ledger, "line", "accepted_at", chunk=held.reference) == [(2, NOW)]
 
 
@@ -334,6 +343,135 @@ def test_an_error_of_the_providers_own_leaves_the_chunk_to_the_next_dispatch(wor
     with pytest.raises(ZeroDivisionError):
         world.dispatch(world.ledger, Scripted(ZeroDivisionError()))
     assert world.dispatch(world.ledger, Scripted()) == Dispatched(accepted=10, taken_over=3)
+
+
+# Answers for a part of a chunk
+
+
+@RECOVERIES
+def test_what_was_surely_not_taken_goes_again_whatever_the_provider_remembers(world: World, recovery: Recovery) -> None:
+    provider = Scripted(NotTaken("over the quota"), NotTaken("over the quota"), recovery=recovery)
+    assert world.dispatch(world.ledger, provider) == Dispatched(accepted=10)
+    assert provider.posts[0] == provider.posts[1] == provider.posts[2] != provider.posts[3]
+    assert provider.asked == []
+
+
+@RECOVERIES
+def test_what_is_never_taken_is_unsent_again(world: World, recovery: Recovery) -> None:
+    provider = Scripted(*[NotTaken("nobody there")] * TRIES, recovery=recovery)
+    result = world.dispatch(world.ledger, provider)
+    assert (result.accepted, result.left_open, result.unsent) == (0, 0, 10)
+    assert result.stopped["sms"].endswith("the last: nobody there")
+    assert world.dispatch(world.ledger, Scripted(recovery=recovery)) == Dispatched(accepted=10)
+
+
+@RECOVERIES
+def test_a_call_that_was_not_taken_does_not_make_an_earlier_one_certain(world: World, recovery: Recovery) -> None:
+    provider = Scripted(OutcomeUnknown("504"), *[NotTaken("over the quota")] * TRIES, recovery=recovery)
+    result = world.dispatch(world.ledger, provider)
+    if recovery is Recovery.NEITHER:
+        assert (result.unconfirmed, result.unsent) == (3, 7)
+    else:
+        assert (result.left_open, result.unsent) == (3, 7)
+
+
+@pytest.mark.parametrize("kind", [OutcomeUnknown, NotTaken])
+def test_only_what_is_not_known_of_a_part_goes_again(world: World, kind: type[Unfinished]) -> None:
+    part = kind("time-out", accepted=[_reference(2)], refused=[RefusedMessage(_reference(3), "ValidationError")])
+    provider = Scripted(part, recovery=Recovery.CAN_BE_ASKED)
+    assert world.dispatch(world.ledger, provider) == Dispatched(accepted=9, refused=1)
+    assert provider.asked == ([[_reference(4)]] if kind is OutcomeUnknown else [])
+    assert provider.posts[1] == (provider.posts[0][0], [_reference(4)])
+    assert world.states()[:3] == [(2, NOW, None, None), (3, None, NOW, None), (4, NOW, None, None)]
+
+
+def test_only_the_unknown_part_is_unconfirmed(world: World) -> None:
+    part = OutcomeUnknown("dropped", accepted=[_reference(2)], refused=[RefusedMessage(_reference(3), "5.1.1")])
+    provider = Scripted(part, recovery=Recovery.NEITHER)
+    assert world.dispatch(world.ledger, provider) == Dispatched(accepted=8, refused=1, unconfirmed=1)
+    assert world.states()[:3] == [(2, NOW, None, None), (3, None, NOW, None), (4, None, None, NOW)]
+
+
+def test_a_provider_that_stops_on_its_way_keeps_what_it_took(world: World) -> None:
+    provider = Scripted(ProviderStopped("daily limit", accepted=[_reference(2)]), recovery=Recovery.CAN_BE_ASKED)
+    result = world.dispatch(world.ledger, provider)
+    assert result == Dispatched(accepted=1, unsent=9, stopped={"sms": "daily limit"})
+    assert world.dispatch(world.ledger, Scripted(recovery=Recovery.CAN_BE_ASKED)) == Dispatched(accepted=9)
+
+
+def test_who_loses_the_lease_while_a_part_is_noted_notes_nothing(world: World) -> None:
+    class TakenOver(Scripted):
+        @override
+        def send(self, chunk_reference: str, messages: Sequence[OutgoingMessage], now: datetime) -> Answer:
+            world.clock.sleep(3600)
+            world.dispatch(world.ledger, Scripted(recovery=Recovery.CAN_BE_ASKED))
+            return super().send(chunk_reference, messages, now)
+
+    part = OutcomeUnknown("late", refused=[RefusedMessage(_reference(2), "ValidationError")])
+    assert world.dispatch(world.ledger, TakenOver(part, recovery=Recovery.CAN_BE_ASKED)) == Dispatched()
+    assert [row[1] for row in world.states()] == [NOW] * 10
+
+
+# Limits
+
+
+def test_a_chunk_that_is_too_large_is_cut_in_two(world: World) -> None:
+    class AtMost(Scripted):
+        @override
+        def send(self, chunk_reference: str, messages: Sequence[OutgoingMessage], now: datetime) -> Answer:
+            if len(messages) > 2:
+                raise ChunkTooLarge
+            return super().send(chunk_reference, messages, now)
+
+    provider = AtMost(limits=Limits(10, TIMEOUT))
+    assert world.dispatch(world.ledger, provider) == Dispatched(accepted=10)
+    assert [len(posted) for _, posted in provider.posts] == [2] * 5
+
+
+def test_a_message_that_is_too_large_by_itself_is_refused(world: World) -> None:
+    provider = Scripted(ChunkTooLarge(), limits=Limits(1, TIMEOUT))
+    assert world.dispatch(world.ledger, provider) == Dispatched(accepted=9, refused=1)
+    assert attempt_rows(world.ledger, "failure_kind", "failure_code", line=2) == [("refused", "too_large")]
+
+
+def test_a_chunk_has_as_many_messages_as_a_call_has_room_for(tmp_path: Path) -> None:
+    texts = ["é" * 100, "x" * 200, "x" * 1000, "x" * 10, "x" * 10]
+    world = World(tmp_path, recipients=[Recipient(line, text=text) for line, text in enumerate(texts, start=2)])
+    room = 2 * (100 + 220 + len("+447700900002"))
+    provider = Scripted(limits=Limits(10, TIMEOUT, bytes=room, envelope=100))
+    assert world.dispatch(world.ledger, provider) == Dispatched(accepted=5)
+    assert [len(posted) for _, posted in provider.posts] == [2, 1, 2]
+
+
+@pytest.mark.parametrize("recovery", [Recovery.DEDUPLICATES, Recovery.CAN_BE_ASKED])
+@pytest.mark.parametrize(("days", "told"), [(6, Dispatched(10, taken_over=3)), (8, Dispatched(7, 0, 3, taken_over=3))])
+def test_what_a_provider_has_forgotten_is_left_to_a_person(
+    world: World, recovery: Recovery, days: int, told: Dispatched
+) -> None:
+    limits = Limits(3, TIMEOUT, remembers=timedelta(days=7))
+    world.dispatch(world.ledger, Scripted(*[OutcomeUnknown("504")] * TRIES, recovery=recovery, limits=limits))
+    later = Scripted(recovery=recovery, limits=limits)
+    assert world.dispatch(world.ledger, later, now=NOW + timedelta(days=days)) == told
+
+
+@pytest.mark.parametrize(("one_by_one", "pauses"), [(False, [1, 1, 1]), (True, [3, 3, 3])])
+def test_an_accounts_rate_is_kept(world: World, one_by_one: bool, pauses: list[float]) -> None:
+    limits = Limits(3, TIMEOUT, per_minute=60, account="a", one_by_one=one_by_one)
+    assert world.dispatch(world.ledger, Scripted(limits=limits)) == Dispatched(accepted=10)
+    assert world.clock.slept == pauses
+
+
+def test_who_is_taken_over_while_waiting_for_the_rate_posts_nothing(world: World) -> None:
+    limits = Limits(3, TIMEOUT, per_minute=1, account="a")
+    sleeping, late = world.clock.sleep, Scripted(limits=limits)
+
+    def sleep(seconds: float) -> None:
+        sleeping(seconds + 3600)
+        world.dispatch(world.ledger, Scripted())
+
+    assert world.dispatch(world.ledger, late, sleep=sleep) == Dispatched(accepted=3)
+    assert len(late.posts) == 1
+    assert [row[1] for row in world.states()] == [NOW] * 10
 
 
 # Dying
@@ -575,7 +713,7 @@ def test_a_fence_lets_only_the_last_holder_write(world: World) -> None:
         assert not chunks.settle(connection, old, [(_reference(2), "X")], NOW)
         assert chunks.give_back(connection, old, [], NOW) is None
         assert not chunks.leave_unconfirmed(connection, old, NOW)
-        assert not chunks.record_held(connection, old, [_reference(2)], NOW)
+        assert not chunks.record_part(connection, old, [_reference(2)], [], NOW)
         assert chunks.renew(connection, old, old.lease_until) is None
         assert not chunks.is_held(connection, old)
         assert chunks.settle(connection, new, [], NOW)

@@ -5,14 +5,16 @@ holds a chunk is told by its fence: each takeover raises it, and whoever knows o
 """
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from functools import cache
+from itertools import accumulate
+from typing import Any, Literal, NamedTuple, cast
 
 import sqlalchemy as sa
 
-from batch_pipeline.ledger.dialects import octets, smaller
+from batch_pipeline.ledger.dialects import octets, one_of, smaller
 from batch_pipeline.ledger.tables import UNSENT, Instant, attempts, batches, chunks
 
 Outcome = Literal["accepted", "unconfirmed", "returned"]
@@ -63,15 +65,20 @@ class Message(NamedTuple):
     subject: str | None
 
 
+# Statements of which a chunk of one message needs nine are made once: to make them takes longer than to run them.
+
+_SENDABLE = sa.select(batches.c.applied_plan, batches.c.paused_at, batches.c.cancelled_at).where(
+    batches.c.batch == sa.bindparam("of_batch")
+)
+_SENDABLE_LOCKED = _SENDABLE.with_for_update(read=True)
+
+
 def sendable(connection: sa.Connection, batch: str, *, lock: bool = False) -> Sendable:
     """What stands in the way of sending a registered batch.
 
     ``lock``, in a writing transaction alone: the answer holds until its end; a new plan and a pause wait for it.
     """
-    query = sa.select(batches.c.applied_plan, batches.c.paused_at, batches.c.cancelled_at).where(
-        batches.c.batch == batch
-    )
-    row = connection.execute(query.with_for_update(read=True) if lock else query).one()
+    row = connection.execute(_SENDABLE_LOCKED if lock else _SENDABLE, {"of_batch": batch}).one()
     return Sendable(row.applied_plan is not None, row.paused_at is not None, row.cancelled_at is not None)
 
 
@@ -95,6 +102,7 @@ def claim(  # noqa: PLR0913 - a claim is made of this much
     *,
     provider: str,
     limit: int,
+    number: int,
     owner: str,
     lease_until: datetime,
     now: datetime,
@@ -103,44 +111,38 @@ def claim(  # noqa: PLR0913 - a claim is made of this much
 ) -> Chunk | None:
     """Puts up to ``limit`` unsent messages, as far as there is ``room``, into a new chunk, held under fence 1.
 
-    At least one, however long it is; ``None`` when there are none.
-
-    ``token`` makes the reference unlike any ever used, also by a ledger that was lost, or restored from a copy:
-    a provider that has seen a reference takes nothing more under it, and those patients would never hear.
+    At least one, however long it is; ``None`` when there are none. ``number`` is for people who look at a reference;
+    ``token`` makes it unlike any ever used, also by a ledger that was lost, or restored from a copy: a provider that
+    has seen a reference takes nothing more under it, and those patients would never hear.
     """
-    if not has_unsent(connection, batch, step, channel, provider):
-        return None
-    unsent = _unsent(batch, step, channel, provider).order_by(attempts.c.id).limit(limit)
-    reference = f"{batch}/{step}/{channel}/{_next_number(connection, batch, step, channel):04d}-{token()}"
-    chunk = Chunk(reference, batch, step, channel, provider, 0, 1, lease_until, now)
-    connection.execute(
-        sa.insert(chunks).values(
-            reference=reference,
-            batch=batch,
-            step=step,
-            channel=channel,
-            provider=provider,
-            messages=0,
-            owner=owner,
-            fence=1,
-            lease_until=lease_until,
-            claimed_at=now,
-        )
-    )
-    # A CTE, which PostgreSQL evaluates once: a subquery with LIMIT and SKIP LOCKED it may run again for each row.
+    query = _claimable(step)
     if room is not None:
-        unsent = unsent.add_columns(_size(connection, room).label("size"))
-    picked = unsent.with_for_update(of=attempts, skip_locked=True).cte("picked")
-    fitting = sa.select(picked.c.id) if room is None else _fitting(picked, room)
-    connection.execute(sa.update(attempts).where(attempts.c.id.in_(fitting)).values(chunk=reference, begun_at=now))
-    # Counted, because sqlite3 doesn't say how many rows an UPDATE changed that begins with its CTE.
-    count = sa.select(sa.func.count()).where(attempts.c.chunk == reference)
-    taken = connection.scalar(count) or 0
-    if taken == 0:  # PostgreSQL: others hold all that is left
-        connection.execute(sa.delete(chunks).where(chunks.c.reference == reference))
+        query = query.add_columns(_size(connection, room))
+    given = {"of_batch": batch, "of_step": step, "of_channel": channel, "of_provider": provider, "most": limit}
+    rows = connection.execute(query, given).all()
+    ids = [row[0] for row in rows] if room is None else _that_fit(cast(Sequence[tuple[int, int]], rows), room)
+    if not ids:
         return None
-    connection.execute(sa.update(chunks).where(chunks.c.reference == reference).values(messages=taken))
-    return replace(chunk, messages=taken)
+    reference = f"{batch}/{step}/{channel}/{number:04d}-{token()}"
+    chunk = Chunk(reference, batch, step, channel, provider, len(ids), 1, lease_until, now)
+    row = {"reference": reference, "batch": batch, "step": step, "channel": channel, "provider": provider}
+    held = {"messages": len(ids), "owner": owner, "fence": 1, "lease_until": lease_until, "claimed_at": now}
+    connection.execute(sa.insert(chunks), row | held)
+    these = one_of(connection, attempts.c.id, ids)
+    connection.execute(sa.update(attempts).where(these).values(chunk=reference, begun_at=now))
+    return chunk
+
+
+@cache
+def _claimable(step: str) -> sa.Select[Any]:
+    """On PostgreSQL what another is claiming is passed over; on SQLite there is nobody else then."""
+    query = _unsent(step).order_by(attempts.c.id).limit(sa.bindparam("most"))
+    return query.with_for_update(of=attempts, skip_locked=True)
+
+
+@cache
+def _any_unsent(step: str) -> sa.Select[Any]:
+    return _unsent(step).limit(1)
 
 
 def _size(connection: sa.Connection, room: Room) -> sa.ColumnElement[int]:
@@ -149,18 +151,19 @@ def _size(connection: sa.Connection, room: Room) -> sa.ColumnElement[int]:
     return room.envelope + text + text // 10 + octets(connection, attempts.c.address)
 
 
-def _fitting(picked: sa.CTE, room: Room) -> sa.Select[tuple[int]]:
-    first = sa.select(sa.func.min(picked.c.id)).scalar_subquery()
-    sizes = sa.select(picked.c.id, sa.func.sum(picked.c.size).over(order_by=picked.c.id).label("so_far")).subquery()
-    return sa.select(sizes.c.id).where(sa.or_(sizes.c.so_far <= room.bytes, sizes.c.id == first))
+def _that_fit(sizes: Sequence[tuple[int, int]], room: Room) -> list[int]:
+    so_far = accumulate(size for _, size in sizes)
+    return [number for (number, _), total in zip(sizes, so_far, strict=True) if total <= room.bytes] or [
+        number for number, _ in sizes[:1]
+    ]
 
 
-def _unsent(batch: str, step: str, channel: str, provider: str) -> sa.Select[Any]:
+def _unsent(step: str) -> sa.Select[Any]:
     query = sa.select(attempts.c.id).where(
-        attempts.c.batch == batch,
-        attempts.c.step == step,
-        attempts.c.channel == channel,
-        attempts.c.provider == provider,
+        attempts.c.batch == sa.bindparam("of_batch"),
+        attempts.c.step == sa.bindparam("of_step"),
+        attempts.c.channel == sa.bindparam("of_channel"),
+        attempts.c.provider == sa.bindparam("of_provider"),
         _unsent_rows,
     )
     return query.where(~_read_in_app()) if step == "fallback" else query
@@ -168,14 +171,16 @@ def _unsent(batch: str, step: str, channel: str, provider: str) -> sa.Select[Any
 
 def has_unsent(connection: sa.Connection, batch: str, step: str, channel: str, provider: str) -> bool:
     """Whether anything waits to be sent by this channel and provider."""
-    return connection.execute(_unsent(batch, step, channel, provider).limit(1)).first() is not None
+    given = {"of_batch": batch, "of_step": step, "of_channel": channel, "of_provider": provider}
+    return connection.execute(_any_unsent(step), given).first() is not None
 
 
-def _next_number(connection: sa.Connection, batch: str, step: str, channel: str) -> int:
+def count(connection: sa.Connection, batch: str, step: str, channel: str) -> int:
+    """How many chunks there are, whatever became of them."""
     query = sa.select(sa.func.count()).where(
         chunks.c.batch == batch, chunks.c.step == step, chunks.c.channel == channel
     )
-    return (connection.scalar(query) or 0) + 1
+    return connection.scalar(query) or 0
 
 
 def unsent(connection: sa.Connection, batch: str, step: str) -> Mapping[tuple[str, str], int]:
@@ -222,36 +227,47 @@ def renew(connection: sa.Connection, chunk: Chunk, lease_until: datetime) -> Chu
 
 
 def _hold(connection: sa.Connection, chunk: Chunk, *, fence: int, lease_until: datetime, **more: Any) -> Chunk | None:
-    held = connection.execute(
-        sa.update(chunks).where(_is_held(chunk)).values(fence=fence, lease_until=lease_until, **more)
-    ).rowcount
+    statement = sa.update(chunks).where(_HELD).values(fence=fence, lease_until=lease_until, **more)
+    held = connection.execute(statement, _key(chunk)).rowcount
     return replace(chunk, fence=fence, lease_until=lease_until) if held else None
 
 
-def _is_held(chunk: Chunk) -> sa.ColumnElement[bool]:
-    return sa.and_(
-        chunks.c.reference == chunk.reference,
-        chunks.c.fence == chunk.fence,
-        chunks.c.lease_until == chunk.lease_until,
-        chunks.c.settled_at.is_(None),
-    )
+_HELD = sa.and_(
+    chunks.c.reference == sa.bindparam("held_chunk"),
+    chunks.c.fence == sa.bindparam("held_fence"),
+    chunks.c.lease_until == sa.bindparam("held_until"),
+    chunks.c.settled_at.is_(None),
+)
+_IS_HELD = sa.select(sa.literal(1)).where(_HELD)
+_LOCK_HELD = sa.select(chunks.c.reference).where(_HELD).with_for_update()
+_CLOSE = (
+    sa.update(chunks)
+    .where(_HELD)
+    .values(settled_at=sa.bindparam("closed_at", type_=Instant()), outcome=sa.bindparam("closed_as"))
+)
+
+
+def _key(chunk: Chunk) -> dict[str, Any]:
+    return {"held_chunk": chunk.reference, "held_fence": chunk.fence, "held_until": chunk.lease_until}
 
 
 def is_held(connection: sa.Connection, chunk: Chunk) -> bool:
     """Whether the chunk is still held as this process knows it."""
-    return connection.scalar(sa.select(sa.literal(1)).where(_is_held(chunk))) is not None
+    return connection.scalar(_IS_HELD, _key(chunk)) is not None
+
+
+_MESSAGES = (
+    sa.select(*(attempts.c[name] for name in Message._fields))
+    .where(attempts.c.chunk == sa.bindparam("of_chunk"))
+    .order_by(attempts.c.id)
+)
+_UNANSWERED = _MESSAGES.where(attempts.c.accepted_at.is_(None), attempts.c.failed_at.is_(None))
 
 
 def messages(connection: sa.Connection, chunk: Chunk, *, unanswered: bool = False) -> list[Message]:
     """The chunk's messages in a fixed order; ``unanswered``: without those known to be accepted or refused."""
-    query = (
-        sa.select(*(attempts.c[name] for name in Message._fields))
-        .where(attempts.c.chunk == chunk.reference)
-        .order_by(attempts.c.id)
-    )
-    if unanswered:
-        query = query.where(attempts.c.accepted_at.is_(None), attempts.c.failed_at.is_(None))
-    return [Message(*row) for row in connection.execute(query)]
+    rows = connection.execute(_UNANSWERED if unanswered else _MESSAGES, {"of_chunk": chunk.reference})
+    return [Message(*row) for row in rows]
 
 
 def record_part(
@@ -284,11 +300,7 @@ def settle(connection: sa.Connection, chunk: Chunk, refused: Iterable[tuple[str,
     if not _close(connection, chunk, "accepted", now):
         return None
     _fail(connection, refused, now)
-    connection.execute(
-        sa.update(attempts)
-        .where(attempts.c.chunk == chunk.reference, _not_refused)
-        .values(accepted_at=smaller(attempts.c.accepted_at, sa.literal(now, Instant())))
-    )
+    connection.execute(_ACCEPT, {"of_chunk": chunk.reference, "at": now})
     return _told(connection, chunk)
 
 
@@ -325,9 +337,7 @@ def give_back(
 
 
 def _told(connection: sa.Connection, chunk: Chunk) -> Told:
-    accepted = sa.func.count().filter(attempts.c.accepted_at.is_not(None))
-    refused = sa.func.count().filter(attempts.c.failure_kind == "refused")
-    return Told(*connection.execute(sa.select(accepted, refused).where(attempts.c.chunk == chunk.reference)).one())
+    return Told(*connection.execute(_TOLD, {"of_chunk": chunk.reference}).one())
 
 
 _untold = sa.and_(
@@ -336,6 +346,15 @@ _untold = sa.and_(
 """Neither an answer nor a receipt says that a provider has seen the message."""
 
 _not_refused = sa.or_(attempts.c.failure_kind.is_(None), attempts.c.failure_kind != "refused")
+_ACCEPT = (
+    sa.update(attempts)
+    .where(attempts.c.chunk == sa.bindparam("of_chunk"), _not_refused)
+    .values(accepted_at=smaller(attempts.c.accepted_at, sa.bindparam("at", type_=Instant())))
+)
+_TOLD = sa.select(
+    sa.func.count().filter(attempts.c.accepted_at.is_not(None)),
+    sa.func.count().filter(attempts.c.failure_kind == "refused"),
+).where(attempts.c.chunk == sa.bindparam("of_chunk"))
 
 
 def _fail(connection: sa.Connection, refused: Iterable[tuple[str, str]], now: datetime) -> None:
@@ -350,14 +369,11 @@ def _fail(connection: sa.Connection, refused: Iterable[tuple[str, str]], now: da
 
 
 def _lock(connection: sa.Connection, chunk: Chunk) -> bool:
-    query = sa.select(chunks.c.reference).where(_is_held(chunk)).with_for_update()
-    return connection.scalar(query) is not None
+    return connection.scalar(_LOCK_HELD, _key(chunk)) is not None
 
 
 def _close(connection: sa.Connection, chunk: Chunk, outcome: Outcome, now: datetime) -> bool:
-    return bool(
-        connection.execute(sa.update(chunks).where(_is_held(chunk)).values(settled_at=now, outcome=outcome)).rowcount
-    )
+    return bool(connection.execute(_CLOSE, _key(chunk) | {"closed_at": now, "closed_as": outcome}).rowcount)
 
 
 def count_begun(connection: sa.Connection, batch: str, step: str) -> int:

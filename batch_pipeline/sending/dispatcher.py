@@ -17,6 +17,7 @@ The rules that keep two processes from posting one chunk at the same time:
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -53,6 +54,8 @@ TRIES = 6
 _LONGEST_BACKOFF = timedelta(minutes=1)
 _LONGEST_PAUSE = timedelta(minutes=10)
 _LONGEST_LOOK_AWAY = timedelta(seconds=1)
+_LOOK_AGAIN = 1.0
+"""Seconds after which the ledger is looked over for what others left."""
 _TOO_LARGE = "too_large"
 """Failure code of a message that is too much for a call of its own."""
 
@@ -157,7 +160,12 @@ class _Dispatch:
     on_progress: Callable[[int, int], None] | None
     done: Dispatched = field(default_factory=Dispatched)
     stopped: dict[str, str] = field(default_factory=dict[str, str])
-    left_open: set[str] = field(default_factory=set[str])
+    unsent: list[Channel] = field(default_factory=list[Channel])
+    """Channels that had something unsent when the ledger was looked over."""
+    look_again: float = 0
+    """When to do that again, by the steady clock."""
+    chunks: Counter[Channel] = field(default_factory=Counter[Channel])
+    """Of a channel, before and by this run: they are numbered for people."""
     seen: dict[str, tuple[Chunk, float]] = field(default_factory=dict[str, tuple[Chunk, float]])
     """Others' chunks as they were when first seen so, and when that was by the steady clock."""
     most: dict[str, int] = field(default_factory=dict[str, int])
@@ -213,33 +221,47 @@ class _Dispatch:
     # Finding work ------------------------------------------------------------------------------------------------
 
     def _find_or_claim(self) -> _Held | None:
-        """A chunk to carry: one that others left, or else a new one; ``None`` when there is none to be had now."""
-        with self.ledger.read() as connection:
-            if chunks.sendable(connection, self.batch).paused:
-                return None
-            ripe = [chunk for chunk in self._others(connection) if self._is_over(chunk)]
-        for chunk in ripe:
+        """A chunk to carry: one that others left, or else a new one; ``None`` when there is none to be had now.
+
+        The ledger is looked over once a second: what a claim does by itself needs no look.
+        """
+        if self.steady() < self.look_again and (held := self._claim_next()):
+            return held
+        for chunk in self._look():
             if held := self._take_over(chunk):
                 return held
-        for channel in self.providers:
-            if self._has_unsent(channel) and (held := self._claim(channel)):
+        return self._claim_next()
+
+    def _claim_next(self) -> _Held | None:
+        while self.unsent:
+            channel = self.unsent[0]
+            if channel not in self.stopped and (held := self._claim(channel)):
                 return held
+            self.unsent.pop(0)
         return None
 
-    def _has_unsent(self, channel: Channel) -> bool:
-        """Asked before the ledger is locked for a claim that would find nothing."""
-        if channel in self.stopped:
-            return False
+    def _look(self) -> list[Chunk]:
+        """Which channels have anything unsent (``unsent``); gives the chunks that may be taken over."""
         with self.ledger.read() as connection:
-            provider = self.providers[channel].name
-            return chunks.has_unsent(connection, self.batch, self.step, channel, provider)
+            if chunks.sendable(connection, self.batch).paused:
+                self.unsent = []
+                return []
+            self.unsent = [
+                channel
+                for channel, provider in self.providers.items()
+                if channel not in self.stopped
+                and chunks.has_unsent(connection, self.batch, self.step, channel, provider.name)
+            ]
+            ripe = [chunk for chunk in self._others(connection) if self._is_over(chunk)]
+        self.look_again = self.steady() + _LOOK_AGAIN
+        return ripe
 
     def _others(self, connection: sa.Connection) -> list[Chunk]:
         """Open chunks that this run may still have to finish."""
         others = [
             chunk
             for chunk in chunks.open_chunks(connection, self.batch, self.step)
-            if chunk.channel not in self.stopped and chunk.reference not in self.left_open
+            if chunk.channel not in self.stopped
         ]
         steady = self.steady()
         before = self.seen
@@ -294,12 +316,21 @@ class _Dispatch:
                 channel,
                 provider=provider.name,
                 limit=self.most.get(channel, limits.messages),
+                number=self._number(connection, channel),
                 owner=self.owner,
                 lease_until=lease_until,
                 now=self.now(),
                 room=None if limits.bytes is None else Room(limits.bytes, limits.envelope),
             )
-        return None if chunk is None else _Held(chunk, steady_until, taken_over=False)
+        if chunk is None:
+            return None
+        self.chunks[channel] += 1
+        return _Held(chunk, steady_until, taken_over=False)
+
+    def _number(self, connection: sa.Connection, channel: Channel) -> int:
+        if channel not in self.chunks:
+            self.chunks[channel] = chunks.count(connection, self.batch, self.step, channel)
+        return self.chunks[channel] + 1
 
     # Leases ------------------------------------------------------------------------------------------------------
 

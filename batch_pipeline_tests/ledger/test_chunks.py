@@ -66,5 +66,5 @@ def test_a_batch_is_locked_only_for_a_claim(*, lock: bool) -> None:
     """A reading transaction of PostgreSQL that locks a row fails when another has changed it meanwhile."""
     connection = Mock()
     chunks.sendable(connection, BATCH, lock=lock)
-    (query,) = connection.execute.call_args.args
+    query, _ = connection.execute.call_args.args
     assert ("FOR SHARE" in str(query.compile(dialect=postgresql.dialect()))) == lock

@@ -696,6 +696,7 @@ def _claim(world: World) -> chunks.Chunk:
             "sms",
             provider="simulator",
             limit=3,
+            number=1,
             owner="another",
             lease_until=world.clock.wall + LEASE * TIMEOUT,
             now=NOW,

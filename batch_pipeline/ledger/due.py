@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from batch_pipeline.ledger.figures import status
 from batch_pipeline.ledger.tables import FALLBACK_OPEN, SMS_OPEN, UNSENT, approvals, attempts, batches, chunks, receipts
-from batch_pipeline.rules.policy import SMS_TIMEOUT
+from batch_pipeline.rules.policy import SMS_TIMEOUT, sms_timeout_cutoff
 
 _AT_LARGE = sa.and_(batches.c.paused_at.is_(None), batches.c.cancelled_at.is_(None))
 
@@ -35,9 +35,14 @@ def with_receipts(connection: sa.Connection) -> set[str]:
 
 
 def with_time_outs(connection: sa.Connection, now: datetime) -> set[str]:
-    """Batches with a text of which nothing was heard for as long as any provider's rule says at the least."""
-    query = sa.select(attempts.c.batch).where(sa.text(SMS_OPEN), attempts.c.accepted_at <= now - SMS_TIMEOUT)
-    return set(connection.scalars(query.distinct()))
+    """Batches with a text of which nothing was heard for as long as its provider's rule says."""
+    silent = sa.and_(sa.text(SMS_OPEN), attempts.c.accepted_at <= now - SMS_TIMEOUT)
+    providers = connection.scalars(sa.select(attempts.c.provider).where(silent).distinct()).all()
+    timed_out = [
+        sa.and_(attempts.c.provider == provider, attempts.c.accepted_at <= sms_timeout_cutoff(provider, now))
+        for provider in providers
+    ]
+    return set(connection.scalars(sa.select(attempts.c.batch).where(silent, sa.or_(sa.false(), *timed_out)).distinct()))
 
 
 def with_unsent_fallbacks(connection: sa.Connection) -> set[str]:

@@ -5,10 +5,12 @@ or months of the calendar (a snapshot's date, "the past 3 calendar months") is c
 """
 
 from calendar import monthrange
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from types import MappingProxyType
 from typing import Literal
+from zoneinfo import ZoneInfo
 
 SnapshotState = Literal["current", "old", "unknown"]
 
@@ -59,8 +61,41 @@ def fallback_window(
 SMS_TIMEOUT = timedelta(hours=72)
 """Of the provider's sending hours without any receipt: the SMS has timed out (SPEC 2.8)."""
 
-ALWAYS_OPEN = frozenset({"simulator"})
-"""Providers that hand on SMS at every hour of every day."""
+
+@dataclass(frozen=True, slots=True)
+class SendingHours:
+    """When a provider hands on what it has accepted: from ``opens`` to ``closes`` in ``zone``, on some days of the week."""
+
+    weekdays: frozenset[int]
+    """Monday is 0."""
+    opens: time
+    closes: time
+    zone: tzinfo
+
+    def before(self, now: datetime, span: timedelta) -> datetime:
+        """The latest instant from which to ``now`` (aware) these hours come to ``span``; aware, UTC."""
+        left, day = span, now.astimezone(self.zone).date()
+        while True:
+            if day.weekday() in self.weekdays:
+                opens, closes = (
+                    datetime.combine(day, hour, self.zone).astimezone(UTC) for hour in (self.opens, self.closes)
+                )
+                end = min(closes, now.astimezone(UTC))
+                if end - opens >= left:
+                    return end - left
+                left -= max(end - opens, timedelta(0))
+            day -= timedelta(days=1)
+
+
+_WEEKDAYS = frozenset(range(5))
+SENDING_HOURS: Mapping[str, SendingHours | None] = MappingProxyType(
+    {
+        "simulator": None,
+        "govuk_notify": None,
+        "nhs_notify": SendingHours(_WEEKDAYS, time(8), time(18), ZoneInfo("Europe/London")),
+    }
+)
+"""Of the providers of SMS; none: every hour of every day (PROVIDERS 1)."""
 
 
 def sms_timeout_cutoff(provider: str, now: datetime) -> datetime:
@@ -68,9 +103,11 @@ def sms_timeout_cutoff(provider: str, now: datetime) -> datetime:
 
     ``LookupError`` for a provider whose sending hours aren't known: 72 hours by the clock would be a guess.
     """
-    if provider not in ALWAYS_OPEN:
-        raise LookupError(f"the sending hours of provider {provider!r} aren't known to rules/policy.py")
-    return now - SMS_TIMEOUT
+    try:
+        hours = SENDING_HOURS[provider]
+    except KeyError:
+        raise LookupError(f"the sending hours of provider {provider!r} aren't known to rules/policy.py") from None
+    return now - SMS_TIMEOUT if hours is None else hours.before(now, SMS_TIMEOUT)
 
 
 SNAPSHOT_OLD_AFTER = timedelta(days=2)

@@ -228,12 +228,12 @@ def time_out(ledger: Ledger, now: datetime, batch: str | None = None) -> int:
         providers = list(connection.scalars(silent.distinct()))
     ended = 0
     for provider in providers:
+        cutoff = sms_timeout_cutoff(provider, now)
         timed_out = sa.update(attempts).where(
-            *open_ones,
-            attempts.c.provider == provider,
-            attempts.c.accepted_at <= sms_timeout_cutoff(provider, now),
+            *open_ones, attempts.c.provider == provider, attempts.c.accepted_at <= cutoff
         )
-        after = SMS_TIMEOUT // timedelta(microseconds=1)
+        # 72 hours; as much more as the provider's nights and weekends came to.
+        after = (now - cutoff) // timedelta(microseconds=1)
         with ledger.write() as connection:
             ended += connection.execute(
                 timed_out.values(timed_out_at=sa.type_coerce(attempts.c.accepted_at, sa.BigInteger) + after)

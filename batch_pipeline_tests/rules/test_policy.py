@@ -55,10 +55,36 @@ def test_policy_ids_are_unique() -> None:
     assert len({policy.id for policy in FALLBACK_POLICIES}) == len(FALLBACK_POLICIES)
 
 
-def test_an_sms_times_out_after_72_hours_of_an_open_provider_and_is_no_guess_for_another() -> None:
-    assert sms_timeout_cutoff("simulator", NOON) == NOON - timedelta(hours=72)
-    with pytest.raises(LookupError, match="nhs_notify"):
-        sms_timeout_cutoff("nhs_notify", NOON)
+@pytest.mark.parametrize("provider", ["simulator", "govuk_notify"])
+def test_an_sms_times_out_after_72_hours_of_a_provider_that_is_always_open(provider: str) -> None:
+    assert sms_timeout_cutoff(provider, NOON) == NOON - timedelta(hours=72)
+
+
+def test_the_hours_of_an_unknown_provider_are_no_guess() -> None:
+    with pytest.raises(LookupError, match="pigeon"):
+        sms_timeout_cutoff("pigeon", NOON)
+
+
+@pytest.mark.parametrize(
+    ("now", "cutoff"),
+    [
+        # 72 hours are seven days of ten hours, and two hours.
+        ("2026-10-01T12:00+01:00", "2026-09-22T10:00+01:00"),
+        ("2026-10-01T18:00+01:00", "2026-09-22T16:00+01:00"),
+        ("2026-10-01T23:30+01:00", "2026-09-22T16:00+01:00"),
+        ("2026-10-02T07:59+01:00", "2026-09-22T16:00+01:00"),
+        ("2026-10-01T09:00+01:00", "2026-09-21T17:00+01:00"),
+        ("2026-10-01T10:00+01:00", "2026-09-22T08:00+01:00"),
+        # At a weekend as on Friday evening.
+        ("2026-10-03T12:00+01:00", "2026-09-23T16:00+01:00"),
+        ("2026-10-05T07:00+01:00", "2026-09-23T16:00+01:00"),
+        # Over both changes of the clock: the hours are those of London's clocks.
+        ("2026-10-27T12:00+00:00", "2026-10-16T10:00+01:00"),
+        ("2026-03-31T12:00+01:00", "2026-03-20T10:00+00:00"),
+    ],
+)
+def test_at_nhs_notify_the_72_hours_are_those_of_weekdays_from_8_to_18(now: str, cutoff: str) -> None:
+    assert sms_timeout_cutoff("nhs_notify", datetime.fromisoformat(now)) == datetime.fromisoformat(cutoff)
 
 
 @pytest.mark.parametrize(

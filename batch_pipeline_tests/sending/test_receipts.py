@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch_pipeline.ledger import history
+from batch_pipeline.ledger import due, history
 from batch_pipeline.ledger.dialects import one_of
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import attempts, patient_marks
@@ -276,6 +276,18 @@ def test_a_silent_sms_times_out_at_72_hours(sent: Ledger, after: timedelta, ende
     assert receipts.time_out(sent, NOW + after) == ended
     assert attempt_rows(sent, "channel", "timed_out_at") == [("nhs_app", None), ("sms", NOW + DAYS if ended else None)]
     assert receipts.time_out(sent, NOW + after) == 0
+
+
+def test_nights_and_weekends_of_the_provider_do_not_count(ledger: Ledger) -> None:
+    queue(ledger, [Recipient(2, provider="nhs_notify")])
+    set_attempts(ledger, {"accepted_at": NOW})  # a Thursday, 10:00 in London
+    silent_until = NOW + timedelta(days=11, hours=2)  # a Monday: seven days of ten hours, and two hours
+    with ledger.read() as connection:
+        for moment, found in ((silent_until - timedelta(minutes=1), set()), (silent_until, {BATCH})):
+            assert due.with_time_outs(connection, moment) == found
+    assert receipts.time_out(ledger, silent_until - timedelta(minutes=1)) == 0
+    assert receipts.time_out(ledger, silent_until) == 1
+    assert attempt_rows(ledger, "timed_out_at") == [(silent_until,)]
 
 
 @pytest.mark.parametrize("heard", ["delivered_at", "read_at", "failed_at"])

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from enum import Enum, auto
 from functools import partial
 from typing import Any, TypeVar, cast
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from notifications_python_client.errors import HTTPError, InvalidResponse
 from typing_extensions import override
@@ -90,14 +90,20 @@ class GovukNotifyAccount:
 
 
 def _check_base_url(url: str) -> None:
-    parts = urlsplit(url)
-    plain = parts.scheme == "http" and parts.hostname in _LOOPBACK
-    if not parts.hostname or not (parts.scheme == "https" or plain):
+    parts = _split(url)
+    if parts is None or not (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)):
         raise Refused(f'{NAME}.base_url: "{url[:80]}" must begin with https:// and name a host, such as {BASE_URL}')
     if parts.path.strip("/") or parts.query or parts.fragment or parts.username:
-        raise Refused(
-            f"{NAME}.base_url: only the host counts, and anything after it would be dropped; write {BASE_URL}"
-        )
+        raise Refused(f"{NAME}.base_url: only the host counts, and anything else would be dropped; write {BASE_URL}")
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts if parts.hostname else None
 
 
 class _Fate(Enum):

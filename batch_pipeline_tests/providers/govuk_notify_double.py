@@ -9,6 +9,7 @@ import json
 import random
 import re
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -90,7 +91,7 @@ class GovukNotifyDouble:
     none: (reference, how often it was posted before) to a fault.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.journal: list[Taken] = []
         self.violations: list[str] = []
         self.unauthorised = 0
@@ -107,10 +108,14 @@ class GovukNotifyDouble:
         self.lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"double": self})
         self._server = _Server(("127.0.0.1", 0), handler)
+        self._scheme = "http"
+        if tls is not None:
+            self._scheme = "https"
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     def counts(self) -> Counter[str]:
         """How often each message was taken."""

@@ -1,5 +1,8 @@
+import queue
 import threading
 import time
+
+import pytest
 
 from batch_pipeline.providers.parallel import Done, Jobs, seconds_since_boot
 
@@ -12,18 +15,18 @@ class Clock:
 
 
 def test_every_job_is_done_once_by_so_many_at_a_time() -> None:
-    names: set[str] = set()
+    names: set[tuple[str, bool]] = set()
     together = threading.Barrier(4)
 
     def worker(jobs: Jobs[int, int]) -> None:
-        names.add(threading.current_thread().name)
+        names.add((threading.current_thread().name, threading.current_thread().daemon))
         together.wait(5)
         while (taken := jobs.begin()) is not None:
             jobs.end(taken[0], taken[1] * 2, halt=False)
 
     done = Jobs[int, int](range(500), seconds_since_boot() + 10, seconds_since_boot).run(worker, 4)
     assert done == Done([(job, job * 2) for job in range(500)], [], range(500, 500))
-    assert len(names) == 4
+    assert names == {(f"job-{number}", True) for number in range(4)}, "a daemon doesn't keep the process from ending"
 
 
 def test_there_are_no_more_workers_than_jobs_and_without_jobs_none() -> None:
@@ -81,3 +84,20 @@ def test_once_the_deadline_is_past_no_job_is_begun() -> None:
 
     done = Jobs[int, str]([0, 1, 2], 100.3, clock).run(worker, 1)
     assert (done.results, done.unfinished, done.not_begun) == ([(0, "in time")], [], [1, 2])
+
+
+def test_whoever_is_interrupted_leaves_nobody_behind_who_begins_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted, after = threading.Event(), queue.Queue[object]()
+
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    def worker(jobs: Jobs[int, str]) -> None:
+        interrupted.wait(5)
+        after.put(jobs.begin())
+
+    monkeypatch.setattr(Jobs, "_wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Jobs[int, str]([0, 1], seconds_since_boot() + 10, seconds_since_boot).run(worker, 1)
+    interrupted.set()
+    assert after.get(timeout=5) is None

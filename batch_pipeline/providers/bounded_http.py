@@ -7,10 +7,12 @@ its own, where a deadline cancels them wherever they are: in the name service, a
 
 import asyncio
 import os
+import ssl
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import httpx
@@ -48,19 +50,26 @@ class Deadline:
         return max(0.0, self._ends - self._steady())
 
 
+@cache
+def _tls() -> ssl.SSLContext:
+    """One for the process: reading all the authorities' certificates takes long."""
+    return httpx.create_ssl_context()
+
+
 class BoundedHttp:
     """A client for any number of threads, which keeps its connections. Follows no redirects, repeats nothing."""
 
     def __init__(self) -> None:
+        self._tls = _tls()
         self._lock = threading.Lock()
         self._owner: int | None = None
         self._loop: asyncio.AbstractEventLoop
         self._client: httpx.AsyncClient
 
     def call(
-        self, method: str, url: str, *, headers: Mapping[str, str], content: bytes | None = None, within: float
+        self, method: str, url: str, *, headers: Mapping[str, str], content: bytes | None = None, deadline: Deadline
     ) -> Reply:
-        """One request and its whole answer, within so many seconds.
+        """One request and its whole answer.
 
         Raises:
             NotSent: as it says.
@@ -68,10 +77,8 @@ class BoundedHttp:
         """
         with self._lock:
             self._start()
-            work = _call(
-                self._client, self._client.build_request(method, url, headers=headers, content=content), within
-            )
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            request = self._client.build_request(method, url, headers=headers, content=content)
+            future = asyncio.run_coroutine_threadsafe(_call(self._client, request, deadline), self._loop)
         try:
             return future.result()
         finally:
@@ -89,7 +96,7 @@ class BoundedHttp:
         """A loop and a client of this process: neither outlives a fork."""
         if self._owner == os.getpid():
             return
-        self._client = httpx.AsyncClient(timeout=None)  # noqa: S113 - the deadline is over all of the call
+        self._client = httpx.AsyncClient(verify=self._tls, timeout=None)  # noqa: S113 - the deadline is over all of the call
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=_run, args=[self._loop], name="bounded-http", daemon=True).start()
         self._owner = os.getpid()
@@ -100,17 +107,17 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
     loop.close()
 
 
-async def _call(client: httpx.AsyncClient, request: httpx.Request, within: float) -> Reply:
+async def _call(client: httpx.AsyncClient, request: httpx.Request, deadline: Deadline) -> Reply:
     written, request.extensions["trace"] = _watch()
     try:
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(deadline.left()):
             response = await client.send(request, stream=True)
             try:
                 return Reply(response.status_code, response.headers, await _read(response))
             finally:
                 await response.aclose()
     except TimeoutError:
-        reason = f"no answer within {within:.3g} s"
+        reason = "the time is over"
     except (httpx.HTTPError, OSError) as error:
         reason = type(error).__name__
     raise (NoAnswer if written.is_set() else NotSent)(reason) from None

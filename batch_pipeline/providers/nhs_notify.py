@@ -129,7 +129,7 @@ class NhsNotify(Provider):
                 self._account.url("v1/message-batches"),
                 headers=headers,
                 content=body,
-                within=deadline.left(),
+                deadline=deadline,
             )
         except NotSent as failure:
             raise NotTaken(f"NHS Notify wasn't reached: {failure}") from None

@@ -42,8 +42,8 @@ class NhsNotifyAccount:
     contact_details: bool = False
     """Whether Notify has agreed to take numbers and addresses from us; otherwise it looks them up itself."""
     billing_reference: str | None = None
-    routing_plans: Mapping[Channel, str] = ROUTING_PLANS
-    """Other plans for some channels; the rest are as in ``ROUTING_PLANS``."""
+    routing_plans: Mapping[Channel, str] = field(default_factory=dict[Channel, str])
+    """Other plans, for some channels or for all; the rest are as in ``ROUTING_PLANS``."""
 
     def __post_init__(self) -> None:
         _refuse_bad_url("base_url", self.base_url)

@@ -176,7 +176,7 @@ class NhsAppAccounts:
             "GET",
             self._account.url(f"channels/nhsapp/accounts?{query}"),
             headers={"Authorization": f"Bearer {token}", "Accept": "application/vnd.api+json"},
-            within=deadline.left(),
+            deadline=deadline,
         )
 
 

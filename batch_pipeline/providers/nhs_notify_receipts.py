@@ -223,10 +223,11 @@ def _of_message(told: _Message) -> _Fate | None:
         return _Fate("delivered")
     if told.message_status != "failed":
         return None
-    kinds = (_FAILURES[channel.supplier_status] for channel in told.channels if channel.supplier_status in _FAILURES)
+    kinds: list[FailureKind] = [
+        _FAILURES[channel.supplier_status] for channel in told.channels if channel.supplier_status in _FAILURES
+    ]
     codes = (channel.channel_failure_reason_code for channel in told.channels if channel.channel_failure_reason_code)
-    kind: FailureKind = next(kinds, "permanent")
-    return _Fate("failed", kind, told.message_failure_reason_code or next(codes, None))
+    return _Fate("failed", kinds[0] if kinds else "permanent", told.message_failure_reason_code or next(codes, None))
 
 
 def _of_channel(told: _ChannelAttributes) -> _Fate | None:

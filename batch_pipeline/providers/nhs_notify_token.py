@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from urllib.parse import urlencode
 
 import jwt
@@ -93,7 +94,7 @@ class TokenSource:
                 self._account.token_endpoint,
                 headers={"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"},
                 content=self._form(),
-                within=deadline.left(),
+                deadline=deadline,
             )
         except (NotSent, NoAnswer) as failure:
             raise NotTaken(f"NHS Notify gave no token: {failure}") from None
@@ -143,7 +144,9 @@ def _pause(reply: Reply) -> timedelta:
     return timedelta(seconds=int(given)) if re.fullmatch(r"[0-9]{1,5}", given) else timedelta(0)
 
 
+@lru_cache(maxsize=8)
 def _load_key(pem: str) -> RSAPrivateKey:
+    """Kept: to check a key of 4,096 bits takes about a second."""
     try:
         key = load_pem_private_key(pem.encode(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):

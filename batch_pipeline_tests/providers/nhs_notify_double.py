@@ -60,6 +60,13 @@ def private_key() -> str:
 
 
 @cache
+def _public_key() -> rsa.RSAPublicKey:
+    key = serialization.load_pem_private_key(private_key().encode(), None)
+    assert isinstance(key, rsa.RSAPrivateKey)
+    return key.public_key()
+
+
+@cache
 def another_private_key() -> str:
     return _pem(rsa.generate_private_key(public_exponent=65537, key_size=2048))
 
@@ -247,12 +254,11 @@ class NhsNotifyDouble:
         return Reply(200, answer)
 
     def _is_ours(self, assertion: str) -> bool:
-        public = serialization.load_pem_private_key(private_key().encode(), None).public_key()
         try:
             header = jwt.get_unverified_header(assertion)
             claims = jwt.decode(
                 assertion,
-                public,  # pyright: ignore[reportArgumentType] - an RSA key, as made above
+                _public_key(),
                 algorithms=["RS512"],
                 audience=f"{self.host}/oauth2/token",
                 options={"require": sorted(_CLAIMS)},

@@ -1,4 +1,6 @@
+import asyncio
 import json
+import signal
 import socket
 import threading
 import time
@@ -512,6 +514,48 @@ def test_a_call_ends_in_time_when_the_connection_is_never_accepted(double: NhsNo
     assert took < 0.8
 
 
+def test_a_proxy_that_opens_no_tunnel_took_nothing(
+    double: NhsNotifyDouble, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+
+        def refuse() -> None:
+            caller, _ = proxy.accept()
+            with caller:
+                assert caller.recv(65_536).startswith(b"CONNECT notify.test:443")
+                caller.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+        threading.Thread(target=refuse, daemon=True).start()
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        account = double.account(base_url="https://notify.test/comms", token_url=f"{double.host}/oauth2/token")
+        with pytest.raises(NotTaken, match="ProxyError"):
+            send(connect(account))
+
+
+class Interrupted(BaseException):
+    """As by Ctrl-C."""
+
+
+def test_an_interrupted_call_does_not_go_on_by_itself(double: NhsNotifyDouble, notify: NhsNotify) -> None:
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    send(notify)
+    double.plan("batches", Fault(delay=5))
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(Interrupted):
+            send(notify, chunk="c2")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    give_up = time.monotonic() + 2
+    while asyncio.all_tasks(notify._http._loop):
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
 def test_the_calls_before_count_towards_the_time(double: NhsNotifyDouble, connect: Connect) -> None:
     notify = connect(double.account(), timeout=0.6 * SECOND)
     double.plan("token", Fault(delay=0.35))
@@ -535,10 +579,10 @@ def test_one_token_serves_all_threads(double: NhsNotifyDouble, notify: NhsNotify
 
 def test_a_thread_waits_for_anothers_token_no_longer_than_its_time(double: NhsNotifyDouble, connect: Connect) -> None:
     notify = connect(double.account(), timeout=0.4 * SECOND)
-    double.plan("token", Fault(delay=5), Fault(delay=5))
-    with ThreadPoolExecutor(2) as threads:
-        both = list(threads.map(lambda _: elapsed(notify), range(2)))
-    assert all(took < 0.8 and isinstance(raised, NotTaken) for took, raised in both)
+    with notify._tokens._lock:  # as another thread holds it that has more time
+        took, raised = elapsed(notify)
+    assert isinstance(raised, NotTaken)
+    assert took < 0.8
 
 
 def test_a_token_is_renewed_before_its_end_by_one_thread(double: NhsNotifyDouble, connect: Connect) -> None:

@@ -78,6 +78,7 @@ class NhsNotify(Provider):
             bytes=MOST_BYTES - _FRAME,
             envelope=_envelope(account),
             per_minute=PER_MINUTE,
+            account=account.application,
             remembers=REMEMBERS,
         )
 

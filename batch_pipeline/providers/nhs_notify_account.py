@@ -1,5 +1,6 @@
 """What is agreed with NHS Notify, and by which keys it knows us (PROVIDERS.md 1)."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -35,8 +36,8 @@ class NhsNotifyAccount:
     """The ``kid`` under which the public key is registered."""
     private_key: str = field(repr=False)
     """RSA, in PEM."""
-    token_url: str = ""
-    """Empty: ``/oauth2/token`` on the host of ``base_url``."""
+    token_url: str | None = None
+    """None: ``/oauth2/token`` on the host of ``base_url``."""
     ods_code: str | None = None
     """The originator; none where Notify doesn't allow one."""
     contact_details: bool = False
@@ -49,15 +50,21 @@ class NhsNotifyAccount:
         _refuse_bad_url("base_url", self.base_url)
         if self.token_url:
             _refuse_bad_url("token_url", self.token_url)
-        for name, value in (("api_key", self.api_key), ("key_id", self.key_id), ("private_key", self.private_key)):
+        keys = {"API key": self.api_key, "key_id": self.key_id, "private key": self.private_key}
+        for name, value in keys.items():
             if not value.strip():
-                raise Refused(f"nhs_notify.{name} is empty: set it to what NHS Notify knows this application by")
+                raise Refused(f"nhs_notify: the {name} is empty: set it to what NHS Notify knows this application by")
         for channel, plan in self.routing_plans.items():
             if plan in _PLANS_THAT_FALL_BACK:
                 raise Refused(
                     f"nhs_notify.routing_plans.{channel}: plan {plan} falls back to SMS by itself, and patients would "
                     "get two texts: name a plan of one channel"
                 )
+
+    @property
+    def application(self) -> str:
+        """Tells applications apart, and gives no key away."""
+        return hashlib.blake2b(f"{self.base_url}\0{self.api_key}".encode(), digest_size=8).hexdigest()
 
     @property
     def token_endpoint(self) -> str:

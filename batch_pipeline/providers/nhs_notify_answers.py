@@ -33,8 +33,8 @@ _NO_CODE = "without a code"
 # What these say holds of every message that we would ever send, so it would fail the whole cohort, row by row.
 _OF_THE_ACCOUNT = ("CM_ODS_CODE_REQUIRED", "CM_CANNOT_SET_")
 _MENDS: Mapping[int, str] = {
-    400: "check nhs_notify.ods_code, nhs_notify.contact_details and nhs_notify.routing_plans",
-    401: "check nhs_notify.api_key and nhs_notify.key_id",
+    400: "check nhs_notify.sends_ods_code, nhs_notify.sends_contact_details and nhs_notify.routing_plans",
+    401: "check the API key and nhs_notify.key_id",
     403: "ask NHS Notify what this application may do",
     404: "check nhs_notify.base_url and nhs_notify.routing_plans",
     422: "ask NHS Notify what it means",

@@ -199,6 +199,6 @@ def _mend(status: int) -> str:
         case 400 | 404:
             return "check the practice's ods_code, and whether it is one of the NHS App's"
         case 401 | 403:
-            return "check nhs_notify.api_key, and ask NHS Notify what this application may do"
+            return "check the API key, and ask NHS Notify what this application may do"
         case _:
             return "ask NHS Notify what it means"

@@ -105,7 +105,8 @@ class _Channel(_Model):
 
 
 class _Message(_Model):
-    message_reference: _Name
+    message_reference: _Name | None = None
+    """None: somebody else's message, who sends through the same application."""
     timestamp: _Instant
     message_status: _Status
     message_failure_reason_code: _Code = None
@@ -113,7 +114,8 @@ class _Message(_Model):
 
 
 class _ChannelAttributes(_Model):
-    message_reference: _Name
+    message_reference: _Name | None = None
+    """None: somebody else's message, who sends through the same application."""
     timestamp: _Instant
     channel: _Status
     channel_status: _Status
@@ -206,7 +208,7 @@ def _receipts(item: _MessageStatus | _ChannelStatus | _Other) -> Iterator[Receip
         return
     told = item.attributes
     fate = _of_message(told) if isinstance(told, _Message) else _of_channel(told)
-    if fate is not None:
+    if fate is not None and told.message_reference is not None:
         yield Receipt(
             item.meta.idempotency_key,
             told.message_reference,

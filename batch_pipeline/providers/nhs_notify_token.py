@@ -121,8 +121,8 @@ class TokenSource:
 def _granted(reply: Reply) -> _Granted:
     if reply.status // 100 == 4 and reply.status not in _TRY_LATER:
         raise ProviderStopped(
-            f"NHS Notify gives no token ({reply.status} {_oauth_error(reply.body)}): check nhs_notify.api_key, "
-            "nhs_notify.key_id, the registered public key, and this machine's clock"
+            f"NHS Notify gives no token ({reply.status} {_oauth_error(reply.body)}): check nhs_notify.key_id, "
+            "the API key, the private key, its registered public key, and this machine's clock"
         )
     if reply.status != 200:
         raise NotTaken(f"NHS Notify gave no token: it answered {reply.status}", _pause(reply))
@@ -152,5 +152,5 @@ def _load_key(pem: str) -> RSAPrivateKey:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, RSAPrivateKey):
-        raise Refused("nhs_notify.private_key must be an RSA private key in PEM, without a password")
+        raise Refused("nhs_notify: the private key must be an RSA key in PEM, without a password")
     return key

@@ -108,6 +108,15 @@ def test_it_says_what_it_is(notify: NhsNotify) -> None:
     assert NhsNotify(NhsNotifyAccount("https://x.test/comms", "k", "1", private_key())).limits.timeout == 30 * SECOND
 
 
+def test_the_rate_is_the_applications(double: NhsNotifyDouble, connect: Connect) -> None:
+    one, same, other = (
+        connect(double.account(**changes)).limits.account
+        for changes in ({}, {"ods_code": None}, {"api_key": "another"})
+    )
+    assert one == same != other
+    assert API_KEY not in one
+
+
 def test_nothing_waits_there_for_us(notify: NhsNotify) -> None:
     assert list(notify.receipts(NOW)) == []
     with pytest.raises(ProviderStopped, match="can't be asked"):
@@ -699,9 +708,9 @@ def test_the_token_endpoint_is_on_the_host(base: str, token: str) -> None:
         ({"base_url": "https://[x.test"}, "base_url"),
         ({"base_url": "https://x.test:99999"}, "base_url"),
         ({"token_url": "http://x.test/oauth2/token"}, "token_url"),
-        ({"api_key": " "}, "api_key"),
+        ({"api_key": " "}, "API key"),
         ({"key_id": ""}, "key_id"),
-        ({"private_key": ""}, "private_key"),
+        ({"private_key": ""}, "private key"),
         ({"routing_plans": {"nhs_app": "00000000-0000-0000-0000-000000000006"}}, "two texts"),
         ({"routing_plans": {"nhs_app": "00000000-0000-0000-0000-000000000007"}}, "routing_plans.nhs_app"),
     ],
@@ -715,7 +724,7 @@ def test_an_account_that_cannot_be_right_is_refused(changes: dict[str, Any], nam
 
 @pytest.mark.parametrize("pem", ["nonsense", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----"])
 def test_a_key_that_is_none_is_refused(pem: str) -> None:
-    with pytest.raises(Refused, match="private_key") as refusal:
+    with pytest.raises(Refused, match="private key") as refusal:
         NhsNotify(NhsNotifyAccount("https://x.test/comms", "k", "1", pem))
     assert "AAAA" not in str(refusal.value)
 

@@ -233,6 +233,14 @@ def test_what_we_do_not_know_is_left_aside() -> None:
     assert read(reply, known) == [DELIVERED]
 
 
+@pytest.mark.parametrize("reference", ["missing", None])
+def test_a_message_without_a_reference_is_not_ours(reference: str | None) -> None:
+    news = message_status("m-1", "failed", messageReference=None)
+    if reference == "missing":
+        del news["attributes"]["messageReference"]
+    assert read(news, message_status("m-2", "delivered", key="key-2")) == [DELIVERED]
+
+
 # What isn't a callback
 
 
@@ -259,7 +267,6 @@ NO_CALLBACKS: list[tuple[bytes, str]] = [
     (b"[" * 100_000, "body"),
     (body(without(message_status("m-1", "delivered"), "meta")), "meta"),
     (body(without(message_status("m-1", "delivered"), "meta", "idempotencyKey")), "idempotencyKey"),
-    (body(without(message_status("m-1", "delivered"), "attributes", "messageReference")), "messageReference"),
     (body(without(message_status("m-1", "delivered"), "attributes", "messageStatus")), "messageStatus"),
     (body(without(channel_status("m-1", "sms", "delivered", "x"), "attributes", "timestamp")), "timestamp"),
     (body(message_status("", "delivered")), "messageReference"),

@@ -107,14 +107,16 @@ class Fault:
 NO_FAULT = Fault()
 
 
-def lossy(seed: int, before: float = 0.1, after: float = 0.1, repeated: float = 0.05) -> Callable[[], Fault]:
-    """Shares of requests that are dropped before or after they were taken, or delivered twice."""
+def lossy(seed: int, before: float = 0.1, after: float = 0.1, other: float = 0.05) -> Callable[[], Fault]:
+    """Shares of requests that are dropped before or after they were taken; and of each other thing that may happen."""
     chance, lock = random.Random(seed), threading.Lock()
-    faults = [Fault(drop="before"), Fault(drop="after"), Fault(repeat=True), NO_FAULT]
+    others = [Fault(repeat=True), Fault(answer=errors(429, "CM_QUOTA", Retry_After="1")), Fault(answer=Reply(503, b""))]
+    faults = [Fault(drop="before"), Fault(drop="after"), *others, NO_FAULT]
+    shares = [before, after, *[other] * len(others)]
 
     def draw() -> Fault:
         with lock:
-            return chance.choices(faults, [before, after, repeated, 1 - before - after - repeated])[0]
+            return chance.choices(faults, [*shares, 1 - sum(shares)])[0]
 
     return draw
 

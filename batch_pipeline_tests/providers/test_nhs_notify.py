@@ -732,7 +732,7 @@ def test_a_key_that_is_none_is_refused(pem: str) -> None:
 # A whole dispatch
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 10))])
 def test_a_dispatch_over_a_bad_network_sends_every_message_once(tmp_path: Path, seed: int) -> None:
     ledger = open_ledger(tmp_path)
     queue(ledger, lines(1_000, provider="nhs_notify"))

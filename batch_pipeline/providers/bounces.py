@@ -166,7 +166,7 @@ def _failure(failed: Sequence[Message], raw: bytes, reference: str, at: datetime
     # A failure without a status is final all the same: the server has given up.
     first = min(statuses, key=lambda status: status[1] == "4", default=None)
     return Receipt(
-        provider_key=hashlib.sha256(f"{identity(raw)} {reference}".encode()).hexdigest()[:32],
+        provider_key=hashlib.sha256(f"{_identity(raw)} {reference}".encode()).hexdigest()[:32],
         reference=reference,
         kind="failed",
         occurred_at=at,
@@ -184,11 +184,15 @@ def _date(mail: Message, now: datetime) -> datetime:
     return now
 
 
-def identity(raw: bytes) -> str:
+def _digest(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()[:32]
+
+
+def _identity(raw: bytes) -> str:
     """The same for the same mail, wherever it lies: by its ``Message-ID``, or else by what it holds."""
     headers = re.split(rb"\r?\n\r?\n", raw[:65_536], maxsplit=1)[0]
     match = _MESSAGE_ID.search(headers)
-    return hashlib.sha256(raw if match is None else match[1]).hexdigest()[:32]
+    return _digest(raw if match is None else match[1])
 
 
 # Boxes -----------------------------------------------------------------------------------------------------------
@@ -196,7 +200,7 @@ def identity(raw: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Mail:
-    """A mail in a box: its file's name or its identity, and what it holds; None: too large to be read."""
+    """A mail in a box: its file's name or its digest, and what it holds; None: too large to be read."""
 
     key: str
     raw: bytes | None
@@ -257,7 +261,8 @@ class _Mbox(_Box):
             known = set(self._noted.read_text(encoding="ascii").split()) if self._noted.exists() else set[str]()
             with self._place.open("rb") as file:
                 for raw in _mails(file, _settled_size(file)):
-                    key = "" if raw is None else identity(raw)
+                    # Not by the Message-ID: two mails with the same one are two mails.
+                    key = "" if raw is None else _digest(raw)
                     if key not in known:
                         yield _Mail(key, raw)
         except FileNotFoundError:

@@ -66,9 +66,20 @@ class Bounces:
             )
 
     def receipts(self, now: datetime) -> Iterator[Sequence[Receipt]]:
-        """As `Provider.receipts`: a mail counts as read once the batch after its own is asked for."""
+        """As `Provider.receipts`: a mail counts as read once the batch after its own is asked for.
+
+        ``Refused`` where the mailbox can't be read, or what was read can't be noted.
+        """
         self.unreadable = 0
-        box = _Maildir(self._place) if _is_maildir(self._place) else _Mbox(self._place)
+        try:
+            yield from self._batches(_Maildir(self._place) if _is_maildir(self._place) else _Mbox(self._place), now)
+        except OSError as error:
+            raise Refused(
+                f"smtp.bounces: {self._place}: {error.strerror or type(error).__name__}: "
+                "let this user read it, and write in its folder"
+            ) from None
+
+    def _batches(self, box: "_Box", now: datetime) -> Iterator[Sequence[Receipt]]:
         read: list[_Mail] = []
         found: list[Receipt] = []
         for mail in box.unread():

@@ -232,7 +232,7 @@ class Smtp(Provider):
                 raise NotTaken(f"{self._account.host}, before the final dot: {_why(error)}", _PAUSE) from None
             session.must_end(ends)
             reply = self._finish(session)
-            in_step = reply.code != 421
+            in_step = reply.code // 100 != 3 and reply.code != 421
             self._judge_final(reply)
         except _Unsendable:
             in_step = in_step or self._reset(session)

@@ -316,6 +316,15 @@ def test_a_box_that_can_never_be_is_refused(tmp_path: Path) -> None:
     Bounces(maildir(tmp_path), TOKENS).check()
 
 
+def test_a_box_that_cannot_be_noted_in_is_refused_after_its_receipts_were_given(tmp_path: Path) -> None:
+    reading = Bounces(mbox(tmp_path, *bounced(2)), TOKENS, at_once=1)
+    batches = reading.receipts(NOW)
+    assert lines(next(batches)) == [2]
+    (tmp_path / "bounces.read").mkdir()
+    with pytest.raises(Refused, match=r"smtp\.bounces"):
+        next(batches)
+
+
 def test_a_mail_that_was_read_is_flagged_as_seen(tmp_path: Path) -> None:
     place = maildir(tmp_path, *bounced(2, 3))
     (place / "new" / "1790845201.M1P1.relay").rename(place / "cur" / "1790845201.M1P1.relay:2,F")

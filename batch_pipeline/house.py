@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -26,6 +26,7 @@ from batch_pipeline.ledger.hashing import Hasher, hold_to_key, load_or_make_key
 from batch_pipeline.planning.contact import Facts
 from batch_pipeline.planning.duck import duck
 from batch_pipeline.planning.plan import Snapshot
+from batch_pipeline.providers.accounts import PROVIDERS
 from batch_pipeline.providers.protocol import Channel, Provider
 from batch_pipeline.providers.simulator import Shares, Simulator
 from batch_pipeline.rules import paths, policy
@@ -120,18 +121,24 @@ class House:
     def _staging(self) -> Path:
         return self.home.data / ".staging"
 
-    def providers(self, workspace: Workspace) -> Mapping[Channel, Provider]:
-        """The provider of each channel of a workspace."""
-        simulator = self.simulator(workspace)
-        return {"email": simulator, "nhs_app": simulator, "sms": simulator}
+    @contextmanager
+    def providers(self, workspace: Workspace) -> Iterator[Mapping[Channel, Provider]]:
+        """The provider of each channel of a workspace; their connections are closed at the end.
 
-    def provider_names(self, workspace: Workspace) -> dict[str, str]:
-        """Who carries each channel of a workspace."""
-        return {
-            "email": workspace.providers.email,
-            "nhs_app": workspace.providers.nhs_app,
-            "sms": workspace.providers.sms,
-        }
+        ``Refused`` for one that can't be made, such as for want of a key.
+        """
+        with ExitStack() as stack:
+            made = dict[str, Provider]()
+            for name in sorted(set(workspace.providers.names.values())):
+                made[name] = self._provider(name, workspace)
+                stack.callback(made[name].close)
+            chosen = workspace.providers
+            yield {"email": made[chosen.email], "nhs_app": made[chosen.nhs_app], "sms": made[chosen.sms]}
+
+    def _provider(self, name: str, workspace: Workspace) -> Provider:
+        if name == "simulator":
+            return self.simulator(workspace)
+        return PROVIDERS[name](workspace, self.hasher.key_for("references in mail"))
 
     def simulator(self, workspace: Workspace) -> Simulator:
         """The workspace's simulator. All of a home keep one journal."""

@@ -38,7 +38,6 @@ OrganisationType = Literal["gp", "non_gp"]
 Nation = Literal["england", "scotland", "wales", "northern_ireland"]
 MessageType = Literal["simple", "questionnaire", "self_book"]
 Approval = Literal["required", "auto"]
-ProviderName = Literal["simulator"]
 
 
 def _required_text(text: str) -> str:
@@ -129,6 +128,11 @@ Instant = Annotated[datetime, BeforeValidator(_instant)]
 Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(_as_written, return_type=str)]
 Price = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=6)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(gt=0, le=600)]
+EnvironmentPrefix = Annotated[
+    str, _matching("[A-Z][A-Z0-9_]{0,62}", "use capitals, digits and _, as in BATCH_PIPELINE or RIVERSIDE")
+]
+_CREDENTIALS = "BATCH_PIPELINE"
 
 
 class Settings(BaseSettings):
@@ -174,9 +178,62 @@ class Prices(Checked):
 class Providers(Checked):
     """Which provider each channel's messages go to."""
 
-    email: ProviderName = "simulator"
-    nhs_app: ProviderName = "simulator"
-    sms: ProviderName = "simulator"
+    email: Literal["simulator", "nhs_notify", "govuk_notify", "smtp"] = "simulator"
+    nhs_app: Literal["simulator", "nhs_notify"] = "simulator"
+    sms: Literal["simulator", "nhs_notify", "govuk_notify"] = "simulator"
+
+    @property
+    def names(self) -> dict[str, str]:
+        """By channel."""
+        return {"email": self.email, "nhs_app": self.nhs_app, "sms": self.sms}
+
+
+class NhsNotifyChoice(Checked):
+    """An application at NHS Notify. Its keys come from the environment (``credentials``)."""
+
+    key_id: Text = Field(description="the id (kid) under which the public key is registered")
+    base_url: Text = "https://api.service.nhs.uk/comms"
+    token_url: Text | None = None
+    sends_ods_code: bool = False
+    sends_contact_details: bool = False
+    billing_reference: Text | None = None
+    routing_plans: Mapping[Literal["email", "nhs_app", "sms"], Text] = Field(default_factory=dict)
+    timeout: Seconds = 30.0
+    credentials: EnvironmentPrefix = _CREDENTIALS
+
+
+class GovukNotifyChoice(Checked):
+    """A service at GOV.UK Notify. Its keys come from the environment (``credentials``)."""
+
+    sms_template_id: Text | None = None
+    email_template_id: Text | None = None
+    sms_body: Text = "body"
+    email_subject: Text = "subject"
+    email_body: Text = "body"
+    sms_sender_id: Text | None = None
+    email_reply_to_id: Text | None = None
+    base_url: Text = "https://api.notifications.service.gov.uk"
+    timeout: Seconds = 30.0
+    credentials: EnvironmentPrefix = _CREDENTIALS
+
+
+class SmtpChoice(Checked):
+    """A mail relay. Its password comes from the environment (``credentials``)."""
+
+    host: Text = Field(description="the relay's name")
+    port: Annotated[int, Field(ge=1, le=65535)] = 587
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    username: Text | None = None
+    from_address: Text = Field(description="a no-reply address, such as no-reply@surgery.example.org")
+    from_name: Text | None = None
+    bounce_address: Text | None = None
+    verp: bool = False
+    message_id_domain: Text | None = None
+    bounces: NearPath | None = None
+    ca_bundle: NearPath | None = None
+    per_minute: Annotated[int, Field(ge=1)] | None = None
+    timeout: Seconds = 60.0
+    credentials: EnvironmentPrefix = _CREDENTIALS
 
 
 class NhsAppAccounts(Checked):
@@ -240,6 +297,9 @@ class Workspace(Checked):
     self_book_ignores_email: bool = False
     prices: Prices = Prices()
     providers: Providers = Providers()
+    nhs_notify: NhsNotifyChoice | None = None
+    govuk_notify: GovukNotifyChoice | None = None
+    smtp: SmtpChoice | None = None
     nhs_app_accounts: NhsAppAccounts | None = None
     opt_outs: OptOuts | None = None
     simulator: SimulatorChoice = SimulatorChoice()
@@ -250,6 +310,13 @@ class Workspace(Checked):
         if zone not in _zones():
             raise ValueError(f'"{zone[:60]}" isn\'t a time zone; use a name such as Europe/London')
         return zone
+
+    @model_validator(mode="after")
+    def _every_provider_is_described(self) -> Self:
+        for channel, name in self.providers.names.items():
+            if getattr(self, name) is None:
+                raise ValueError(f"providers: {channel} goes by {name}, but there is no group {name}: add one")
+        return self
 
     @property
     def zone(self) -> ZoneInfo:
@@ -338,6 +405,28 @@ def not_yet(batch: BatchFile) -> list[str]:
     """A sentence for each key that the batch sets and this version can't carry out: it is refused at review."""
     mend = "is not yet carried out by this version: take it out of the batch file"
     return [f"{key} {mend}" for key, of in _NOT_YET.items() if of(batch)]
+
+
+def secret(prefix: str, name: str) -> str:
+    """A key or password from the environment variable ``PREFIX_NAME``, or from the file that ``PREFIX_NAME_FILE`` names.
+
+    ``Refused`` where there is neither: it names the variable, and never what is in one.
+    """
+    variable = f"{prefix}_{name}"
+    if value := os.environ.get(variable, "").strip():
+        return value
+    path = os.environ.get(f"{variable}_FILE", "")
+    if not path:
+        raise Refused(
+            f"the environment variable {variable} isn't set: set it, or {variable}_FILE to a file that holds it"
+        )
+    try:
+        value = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        value = ""
+    if not value:
+        raise Refused(f"{variable}_FILE: {path} can't be read, or is empty: name the file that holds it")
+    return value
 
 
 def load_batch_file(path: Path) -> BatchFile:

@@ -36,6 +36,10 @@ class Hasher:
         """32 hexadecimal digits."""
         return hmac.new(self._key, value.encode(), hashlib.sha256).hexdigest()[:_DIGITS]
 
+    def key_for(self, purpose: str) -> bytes:
+        """A key of its own for another purpose: whoever has it can't work out this one."""
+        return hmac.new(self._key, f"key for {purpose}".encode(), hashlib.sha256).digest()
+
     def prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Hands the key to a DuckDB connection, as variables that ``sql`` refers to."""
         block = (hashlib.sha256(self._key).digest() if len(self._key) > _BLOCK else self._key).ljust(_BLOCK, b"\0")

@@ -25,7 +25,8 @@ def check_file(house: House, file: Path, now: datetime) -> dict[str, Any]:
     message = resolve_message(batch, house.home)
     house.snapshot(workspace, now)
     house.opt_outs(workspace, now)
-    house.simulator(workspace)
+    with house.providers(workspace):
+        pass  # they can be made
     if problems := not_yet(batch):
         raise Refused(f"{file.name}: {problems[0]}")
     today = now.astimezone(workspace.zone).date()

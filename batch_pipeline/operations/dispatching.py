@@ -17,7 +17,7 @@ from batch_pipeline.operations import review
 from batch_pipeline.planning.channels import queue
 from batch_pipeline.planning.message import SAMPLE
 from batch_pipeline.progress import tell
-from batch_pipeline.providers.protocol import Channel, ChunkRefused, OutcomeUnknown, OutgoingMessage, ProviderStopped
+from batch_pipeline.providers.protocol import Channel, ChunkRefused, ChunkTooLarge, OutgoingMessage, Unfinished
 from batch_pipeline.rules import emails, phones, policy
 from batch_pipeline.rules.fragments import downgrade
 from batch_pipeline.sending import dispatcher, fallbacks, receipts
@@ -91,7 +91,7 @@ def _rows(
     con.register("given_had", pa.table({"patient": had}))
     window = policy.fallback_window("nhs_app", submitted.file.message.questionnaire, now)
     policy_id, after = (window[0], window[1] // timedelta(microseconds=1)) if window else (None, None)
-    names = house.provider_names(submitted.workspace)
+    names = submitted.workspace.providers.names
     con.register(
         "given_paths",
         pa.table(
@@ -125,15 +125,16 @@ def send(house: House, batch: str, step: dispatcher.Step, clock: Clock) -> dispa
     if step == "primary":
         now = clock()
         outbox.withdraw(house.ledger, batch, house.not_to_be_sent(submitted.workspace, now), now)
-    done = dispatcher.dispatch(
-        house.ledger,
-        batch,
-        house.providers(submitted.workspace),
-        step=step,
-        now=clock,
-        owner=owner(),
-        on_progress=lambda sent, total: tell(f"{step} messages", sent, total),
-    )
+    with house.providers(submitted.workspace) as providers:
+        done = dispatcher.dispatch(
+            house.ledger,
+            batch,
+            providers,
+            step=step,
+            now=clock,
+            owner=owner(),
+            on_progress=lambda sent, total: tell(f"{step} messages", sent, total),
+        )
     if done.stopped:
         channel, reason = next(iter(done.stopped.items()))
         raise Refused(f"{batch}: sending by {channel} stopped: {reason}; mend that and dispatch again")
@@ -150,7 +151,7 @@ def send_test(house: House, batch: str, to: str, now: datetime) -> TestSent:
     review.standing(house, batch)
     channel, address = _own_address(to)
     subject, body = review.sample_of(house, submitted)
-    provider = house.providers(submitted.workspace)[channel]
+    name = submitted.workspace.providers.names[channel]
     reference = f"{batch}:test:{secrets.token_hex(6)}"
     message = OutgoingMessage(
         reference=reference,
@@ -161,15 +162,16 @@ def send_test(house: House, batch: str, to: str, now: datetime) -> TestSent:
         subject=subject if channel == "email" else None,
     )
     with house.ledger.write() as connection:
-        detail = {"channel": channel, "provider": provider.name, "reference": reference}
+        detail = {"channel": channel, "provider": name, "reference": reference}
         audit.record(connection, now, "send-test", "send_test", batch, detail)
     try:
-        answer = provider.send(reference, [message], now)
-    except (ChunkRefused, OutcomeUnknown, ProviderStopped) as fault:
+        with house.providers(submitted.workspace) as providers:
+            answer = providers[channel].send(reference, [message], now)
+    except (ChunkRefused, ChunkTooLarge, Unfinished) as fault:
         raise Refused(f"{batch}: the test may not have been sent: {fault}") from None
     if answer.refused:
         raise Refused(f"{batch}: the provider refused the test: {answer.refused[0].failure_code}")
-    return TestSent(channel, provider.name, reference)
+    return TestSent(channel, name, reference)
 
 
 def _own_address(to: str) -> tuple[Channel, str]:
@@ -185,7 +187,8 @@ def _own_address(to: str) -> tuple[Channel, str]:
 def collect(house: House, batch: str, now: datetime) -> receipts.Folded:
     """Fetches waiting receipts, folds those of this batch into its attempts, and times out silent texts."""
     submitted = house.submitted(batch)
-    receipts.collect(house.ledger, set(house.providers(submitted.workspace).values()), now)
+    with house.providers(submitted.workspace) as providers:
+        receipts.collect(house.ledger, set(providers.values()), now)
     folded = receipts.fold(house.ledger, now, batch)
     timed_out = receipts.time_out(house.ledger, now, batch)
     if (folded.folded or timed_out) and submitted.row.reported_at is not None:

@@ -52,7 +52,7 @@ def draw_up_plan(
             questionnaire=file.message.questionnaire,
             message_key=submitted.message.key,
             save_to_record=file.save_to_record,
-            providers=house.provider_names(workspace),
+            providers=workspace.providers.names,
             prices=workspace.prices.as_prices(),
             problems=not_yet(file),
         ),

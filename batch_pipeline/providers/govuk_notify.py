@@ -88,6 +88,11 @@ class GovukNotifyAccount:
             if value is not None and not re.fullmatch(_UUID, value):
                 raise Refused(f'{NAME}.{setting}: "{value[:80]}" isn\'t an id; copy it from GOV.UK Notify')
 
+    @property
+    def service(self) -> str:
+        """The service's id, whose rate all its keys share."""
+        return self.api_key[-73:-37]
+
 
 def _check_base_url(url: str) -> None:
     parts = _split(url)
@@ -165,7 +170,9 @@ class GovukNotify(Provider):
         steady: Callable[[], float] = seconds_since_boot,
     ) -> None:
         self._account = account
-        self._limits = Limits(chunk, timeout, per_minute=PER_MINUTE, one_by_one=True, remembers=REMEMBERS)
+        self._limits = Limits(
+            chunk, timeout, per_minute=PER_MINUTE, account=account.service, one_by_one=True, remembers=REMEMBERS
+        )
         self._workers = workers
         self._steady = steady
         self._idle: list[GatedClient] = []
@@ -234,6 +241,14 @@ class GovukNotify(Provider):
         done = at_work.run(partial(self._work, request), self._workers)
         late = [(job, _LATE) for job in done.unfinished]
         return [*done.results, *late, *((job, _NOT_BEGUN) for job in done.not_begun)]
+
+    @override
+    def close(self) -> None:
+        """Gives up the connections that are kept."""
+        with self._idle_lock:
+            idle, self._idle = self._idle, []
+        for client in idle:
+            client.close()
 
     def _work(self, request: Callable[[Client, _Job], _Outcome], jobs: Jobs[_Job, _Outcome]) -> None:
         """One worker: takes jobs until there are none left to begin."""

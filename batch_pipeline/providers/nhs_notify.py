@@ -147,6 +147,7 @@ class NhsNotify(Provider):
         """None: it calls us."""
         return iter(())
 
+    @override
     def close(self) -> None:
         """Gives up the connections."""
         self._http.close()

@@ -178,3 +178,7 @@ class Provider(Protocol):
         A batch counts as fetched once the next one (or the end) is asked for: store it before that.
         """
         ...
+
+    def close(self) -> None:
+        """Gives up the connections. Whoever uses it again opens new ones."""
+        ...

@@ -282,6 +282,10 @@ class Simulator(Provider):
             with self._transaction() as store:
                 store.executemany("UPDATE receipts SET times = times - 1 WHERE id = ?", [(row[0],) for row in rows])
 
+    @override
+    def close(self) -> None:
+        """Nothing stays open between calls."""
+
     def waiting(self, now: datetime) -> int:
         """How many receipts are due at ``now`` and not fetched yet."""
         query = "SELECT count(*) FROM receipts WHERE times > 0 AND occurred_at <= ?"

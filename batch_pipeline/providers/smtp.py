@@ -168,6 +168,7 @@ class Smtp(Provider):
     def limits(self) -> Limits:
         return Limits(messages=1, timeout=self._account.timeout, per_minute=self._account.per_minute, one_by_one=True)
 
+    @override
     def close(self) -> None:
         """Says goodbye on the connections that are kept. The provider can be used again after that."""
         with suppress(IndexError):

@@ -102,7 +102,7 @@ def test_it_says_what_it_is(double: GovukNotifyDouble) -> None:
     assert (provider.name, provider.recovery) == ("govuk_notify", Recovery.CAN_BE_ASKED)
     limits = provider.limits
     assert (limits.messages, limits.timeout, limits.per_minute, limits.one_by_one) == (100, 3 * MINUTE / 6, 3000, True)
-    assert limits.remembers == timedelta(days=6)
+    assert (limits.remembers, limits.account) == (timedelta(days=6), SERVICE)
     assert list(provider.receipts(NOW)) == []
 
 

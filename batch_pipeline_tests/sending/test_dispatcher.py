@@ -102,6 +102,10 @@ class Scripted(Provider):
     def receipts(self, now: datetime) -> Any:
         return iter(list[Sequence[Receipt]]())
 
+    @override
+    def close(self) -> None:
+        pass
+
 
 def _reference(line: int) -> str:
     return f"{BATCH}:{line}:primary"

@@ -1,6 +1,6 @@
 """A real mail server (aiosmtpd) on loopback, stricter than most, that does what a test says at any stage.
 
-Stages, in their order: greeting, EHLO, STARTTLS, AUTH, MAIL, RCPT, DATA, content (after the "go ahead"), dot (all is
+Stages, in their order: greeting, EHLO, STARTTLS, slipped in (said in the clear right before TLS), AUTH, MAIL, RCPT, DATA, content (after the "go ahead"), dot (all is
 here and nothing is taken yet), taken (it stands in the journal). A *deed* is a reply in place of the true one, or
 something to do first.
 """
@@ -128,6 +128,8 @@ class Talk(SMTP):
 
     @override
     async def push(self, status: Any) -> None:
+        if str(status).endswith("start TLS") and (slipped_in := await self._deed("slipped in")) is not None:
+            status = f"{status}\r\n{slipped_in}"
         await super().push(status)
         if str(status).startswith("354") and (reply := await self._deed("content")) is not None:
             await super().push(reply)

@@ -318,6 +318,7 @@ TABLE: list[tuple[str, Deed, Answer | type[Unfinished]]] = [
     ("taken", hang_up, OutcomeUnknown),
     ("taken", reset, OutcomeUnknown),
     ("taken", "nonsense", OutcomeUnknown),
+    ("taken", "\r\n".join(["250-more"] * 1_000), OutcomeUnknown),
     ("taken", "250 taken\r\n421 and goodbye", Answer()),
     ("taken", "250-many\r\n250 lines", Answer()),
 ]
@@ -409,7 +410,8 @@ def test_starttls_and_a_log_in(certificate: Certificate) -> None:
         assert send(mail) == Answer()
         assert send(mail, message(18)) == Answer()
     assert (len(server.journal), server.connections) == (2, 1)
-    assert [stage for _, stage in server.stages][:6] == ["greeting", "EHLO", "STARTTLS", "EHLO", "AUTH", "MAIL"]
+    stages = [stage for _, stage in server.stages if stage != "slipped in"]
+    assert stages[:6] == ["greeting", "EHLO", "STARTTLS", "EHLO", "AUTH", "MAIL"]
 
 
 def test_tls_from_the_first_byte(certificate: Certificate) -> None:
@@ -454,7 +456,7 @@ SECURED_TABLE: list[tuple[str, Deed, type[Unfinished]]] = [
     ("STARTTLS", "454 4.7.0 not now", NotTaken),
     ("STARTTLS", "502 5.5.1 never", ProviderStopped),
     ("STARTTLS", hang_up, NotTaken),
-    ("STARTTLS", "220 go\r\n250-slipped in\r\n250 AUTH PLAIN", NotTaken),
+    ("slipped in", "250-mail.example.test\r\n250 AUTH PLAIN", NotTaken),
     ("STARTTLS", "220 but no TLS comes", NotTaken),
     ("AUTH", "535 5.7.8 no", ProviderStopped),
     ("AUTH", "454 4.7.0 not now", NotTaken),

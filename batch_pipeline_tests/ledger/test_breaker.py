@@ -1,0 +1,145 @@
+from datetime import datetime, timedelta
+
+import pytest
+
+from batch_pipeline.ledger import audit, batches, breaker, controls
+from batch_pipeline.ledger.controls import BREAKER
+from batch_pipeline.ledger.engine import Ledger
+from batch_pipeline.rules.circuit_breaker import BreakerRule
+from batch_pipeline_tests.ledger.given import BATCH, NOW, begin, lines, query_plans, queue, set_attempts
+
+RULE = BreakerRule(share=0.1, least=10)
+LATER = NOW + timedelta(hours=1)
+
+
+@pytest.fixture
+def sent(ledger: Ledger) -> Ledger:
+    """Twenty texts, lines 2 to 21; the first ten are accepted."""
+    queue(ledger, lines(20))
+    _send(ledger, range(2, 12))
+    return ledger
+
+
+def _send(ledger: Ledger, some: range, at: datetime = NOW) -> None:
+    begin(ledger, *some, at=at)
+    for line in some:
+        set_attempts(ledger, {"accepted_at": at}, line=line)
+
+
+def _fail(ledger: Ledger, *some: int, kind: str = "permanent") -> None:
+    for line in some:
+        set_attempts(ledger, {"failed_at": NOW, "failure_kind": kind}, line=line)
+
+
+def _because(ledger: Ledger, rule: BreakerRule = RULE, now: datetime = NOW, *, receipts: bool = True) -> str | None:
+    pause = breaker.check(ledger, BATCH, rule, now, receipts=receipts)
+    return None if pause is None else pause.because
+
+
+@pytest.mark.parametrize("kind", ["permanent", "temporary", "technical", "rejected"])
+def test_a_channel_that_fails_pauses_the_batch_with_the_figures(sent: Ledger, kind: str) -> None:
+    set_attempts(sent, {"delivered_at": NOW}, accepted_at=NOW)
+    assert _because(sent) is None
+    for line in (2, 3):
+        set_attempts(sent, {"delivered_at": None, "failed_at": NOW, "failure_kind": kind}, line=line)
+    assert _because(sent) == "2 of 10 messages by SMS failed, more than 0.1 of them"
+    with sent.read() as connection:
+        pause = controls.standing(connection, BATCH)
+        entry = audit.entries(connection, BATCH)[-1]
+    assert pause is not None
+    assert (pause.by, pause.at) == (BREAKER, NOW)
+    assert (entry.who, entry.action, entry.detail) == (BREAKER, "pause", {"because": pause.because})
+    assert _because(sent) is None  # once
+
+
+def test_what_was_corrected_by_a_delivery_or_only_not_heard_of_is_no_failure(sent: Ledger) -> None:
+    _fail(sent, 2, 3, 4)
+    set_attempts(sent, {"delivered_at": NOW}, accepted_at=NOW)
+    set_attempts(sent, {"delivered_at": None, "timed_out_at": NOW}, line=5)
+    set_attempts(sent, {"delivered_at": None, "timed_out_at": NOW}, line=6)
+    set_attempts(sent, {"delivered_at": None, "timed_out_at": NOW}, line=7)
+    assert _because(sent, BreakerRule(0.1, 5)) is None
+
+
+def test_refusals_count_among_all_that_was_answered(sent: Ledger) -> None:
+    for line in (2, 3):
+        set_attempts(sent, {"accepted_at": None, "failed_at": NOW, "failure_kind": "refused"}, line=line)
+    assert _because(sent, BreakerRule(0.2, 10), receipts=False) is None
+    assert _because(sent, receipts=False) == "2 of 10 messages by SMS failed, more than 0.1 of them"
+
+
+def test_too_few_are_no_reason(sent: Ledger) -> None:
+    _fail(sent, *range(2, 12))
+    assert _because(sent, BreakerRule(0.1, 11)) is None
+    assert _because(sent, BreakerRule(0.1, 10)) is not None
+
+
+def test_each_channel_is_counted_by_itself_and_accepted_emails_have_arrived(ledger: Ledger) -> None:
+    queue(ledger, [*lines(20, "email"), *lines(3, start=40)])
+    _send(ledger, range(2, 43))
+    _fail(ledger, 40, 41, 42)
+    assert _because(ledger) is None
+    _fail(ledger, 2, 3)
+    assert _because(ledger) is None
+    _fail(ledger, 4)
+    assert _because(ledger) == "3 of 20 messages by email failed, more than 0.1 of them"
+
+
+def test_after_a_resume_the_same_failures_do_not_trip_it_again_but_new_ones_do(sent: Ledger) -> None:
+    _fail(sent, 2, 3, 4)
+    assert _because(sent) is not None
+    with sent.write() as connection:
+        controls.resume(connection, BATCH, "Dr Grey", NOW)
+    assert _because(sent) is None
+    _fail(sent, 5, 6)  # of those that were sent before
+    assert _because(sent) is None
+    _send(sent, range(12, 22), at=LATER)
+    assert _because(sent) is None
+    _fail(sent, 12, 13)
+    assert _because(sent, now=LATER) == "2 of 10 messages by SMS failed, more than 0.1 of them"
+
+
+def test_who_resumed_it_while_it_was_counted_is_not_overruled(sent: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    _fail(sent, 2, 3, 4)
+    count = breaker._reason
+
+    def count_while_another_trips_it_and_a_person_resumes(*given: object, **more: object) -> str | None:
+        found = count(*given, **more)  # pyright: ignore[reportArgumentType]
+        with sent.write() as connection:
+            controls.pause(connection, BATCH, BREAKER, "too many", NOW)
+            controls.resume(connection, BATCH, "Dr Grey", LATER)
+        return found
+
+    monkeypatch.setattr(breaker, "_reason", count_while_another_trips_it_and_a_person_resumes)
+    assert _because(sent) is None
+    with sent.read() as connection:
+        assert batches.get(connection, BATCH).paused_at is None
+
+
+def test_a_paused_batch_is_left_as_it_is(sent: Ledger) -> None:
+    _fail(sent, 2, 3, 4)
+    with sent.write() as connection:
+        controls.pause(connection, BATCH, "Dr Grey", None, NOW)
+    assert _because(sent) is None
+    with sent.read() as connection:
+        assert batches.get(connection, BATCH).paused_by == "Dr Grey"
+
+
+def test_the_quick_look_goes_by_the_failures_alone(sent: Ledger) -> None:
+    plan = query_plans(sent, lambda connection: breaker._failures(connection, BATCH, "sms", NOW))
+    assert plan == ["SEARCH attempts USING INDEX ix_attempts_failed (batch=? AND channel=? AND begun_at>?)"]
+
+
+def test_no_full_count_is_made_after_a_chunk_while_the_share_cannot_be_beyond(
+    sent: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("counted")
+
+    monkeypatch.setattr(breaker, "_tally", fail)
+    assert _because(sent) is None
+    _fail(sent, 2)
+    assert _because(sent) is None
+    _fail(sent, 3)
+    with pytest.raises(AssertionError, match="counted"):
+        _because(sent)

@@ -48,7 +48,7 @@ def _reason(connection: sa.Connection, batch: str, rule: BreakerRule, since: dat
         counts = beyond(_tally(connection, batch, channel, since), rule)
         if counts is not None:
             failed, of = counts
-            return f"{failed:,} of {of:,} messages by {_LABELS[channel]} failed, more than {rule.share:.4g} of them"
+            return f"{failed:,} of {of:,} messages by {_LABELS[channel]} failed, more than {100 * rule.share:.4g} %"
     return None
 
 

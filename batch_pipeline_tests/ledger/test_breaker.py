@@ -42,7 +42,7 @@ def test_a_channel_that_fails_pauses_the_batch_with_the_figures(sent: Ledger, ki
     assert _because(sent) is None
     for line in (2, 3):
         set_attempts(sent, {"delivered_at": None, "failed_at": NOW, "failure_kind": kind}, line=line)
-    assert _because(sent) == "2 of 10 messages by SMS failed, more than 0.1 of them"
+    assert _because(sent) == "2 of 10 messages by SMS failed, more than 10 %"
     with sent.read() as connection:
         pause = controls.standing(connection, BATCH)
         entry = audit.entries(connection, BATCH)[-1]
@@ -65,7 +65,7 @@ def test_refusals_count_among_all_that_was_answered(sent: Ledger) -> None:
     for line in (2, 3):
         set_attempts(sent, {"accepted_at": None, "failed_at": NOW, "failure_kind": "refused"}, line=line)
     assert _because(sent, BreakerRule(0.2, 10), receipts=False) is None
-    assert _because(sent, receipts=False) == "2 of 10 messages by SMS failed, more than 0.1 of them"
+    assert _because(sent, receipts=False) == "2 of 10 messages by SMS failed, more than 10 %"
 
 
 def test_too_few_are_no_reason(sent: Ledger) -> None:
@@ -82,7 +82,7 @@ def test_each_channel_is_counted_by_itself_and_accepted_emails_have_arrived(ledg
     _fail(ledger, 2, 3)
     assert _because(ledger) is None
     _fail(ledger, 4)
-    assert _because(ledger) == "3 of 20 messages by email failed, more than 0.1 of them"
+    assert _because(ledger) == "3 of 20 messages by email failed, more than 10 %"
 
 
 def test_after_a_resume_the_same_failures_do_not_trip_it_again_but_new_ones_do(sent: Ledger) -> None:
@@ -96,7 +96,7 @@ def test_after_a_resume_the_same_failures_do_not_trip_it_again_but_new_ones_do(s
     _send(sent, range(12, 22), at=LATER)
     assert _because(sent) is None
     _fail(sent, 12, 13)
-    assert _because(sent, now=LATER) == "2 of 10 messages by SMS failed, more than 0.1 of them"
+    assert _because(sent, now=LATER) == "2 of 10 messages by SMS failed, more than 10 %"
 
 
 def test_who_resumed_it_while_it_was_counted_is_not_overruled(sent: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

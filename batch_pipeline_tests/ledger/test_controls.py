@@ -194,6 +194,8 @@ def test_a_cancelled_batch_can_be_neither_resumed_nor_approved_nor_queued(ledger
     queue(ledger, lines(2))
     approve(ledger, plan=LATER_PLAN)
     _cancel(ledger)
+    with ledger.read() as connection:
+        assert due.ready_to_send(connection) == []
     with ledger.write() as connection, pytest.raises(Refused, match="is cancelled, and that is final"):
         controls.resume(connection, BATCH, "x", NOW)
     with ledger.write() as connection, pytest.raises(Refused, match="is cancelled"):

@@ -220,4 +220,4 @@ def test_the_breaker_ends_a_dispatch_within_one_chunk(world: World) -> None:
     with world.ledger.read() as connection:
         pause = controls.standing(connection, BATCH)
     assert pause is not None
-    assert pause.because == "3 of 6 messages by SMS failed, more than 0.4 of them"
+    assert pause.because == "3 of 6 messages by SMS failed, more than 40 %"

@@ -3,6 +3,8 @@
 What was begun before a person resumed the batch isn't counted again.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -12,63 +14,68 @@ from batch_pipeline.ledger import controls
 from batch_pipeline.ledger.controls import BREAKER, Pause
 from batch_pipeline.ledger.dialects import unindexed
 from batch_pipeline.ledger.engine import Ledger
-from batch_pipeline.ledger.tables import EPOCH, FAILED, attempts, chunks
+from batch_pipeline.ledger.tables import EPOCH, FAILED, Instant, attempts, batches
 from batch_pipeline.rules.circuit_breaker import BreakerRule, Tally, beyond, could_be_beyond
-from batch_pipeline.rules.paths import PATHS
 from batch_pipeline.rules.states import attempt_state_sql
 
 _LABELS = {"email": "email", "nhs_app": "NHS App", "sms": "SMS"}
 
+# At most so many have failed by channel, since a person last resumed the batch after the breaker; none where it is
+# paused already. Asked after each chunk: found by an index that only failures are in.
+_FAILURES = (
+    sa.select(attempts.c.channel, batches.c.breaker_from, sa.func.count())
+    .join_from(batches, attempts, attempts.c.batch == batches.c.batch)
+    .where(
+        batches.c.batch == sa.bindparam("of_batch"),
+        batches.c.paused_at.is_(None),
+        sa.text(f"attempts.{FAILED}"),
+        attempts.c.begun_at > sa.func.coalesce(batches.c.breaker_from, sa.literal(EPOCH, Instant())),
+    )
+    .group_by(attempts.c.channel, batches.c.breaker_from)
+)
 
-def check(ledger: Ledger, batch: str, rule: BreakerRule, now: datetime, *, receipts: bool = True) -> Pause | None:
-    """Pauses the batch if a channel of it fails beyond the rule; gives that pause. A paused batch isn't looked at.
 
-    ``receipts``: some may have come since the last time. Without, only what a provider refused outright can have
-    tipped the balance, and that is seldom worth counting a million messages for.
-    """
-    with ledger.read() as connection:
-        known = batches_.get(connection, batch)
-        if known.paused_at is not None:
+@dataclass(slots=True)
+class Breaker:
+    """One run's watch over a batch."""
+
+    ledger: Ledger
+    batch: str
+    rule: BreakerRule
+    answered: dict[tuple[str, datetime], int] = field(default_factory=dict[tuple[str, datetime], int])
+    """At least so many had an answer when all were counted last, by channel and since when. Their number only grows."""
+
+    def after_receipts(self, now: datetime) -> Pause | None:
+        """Pauses the batch if a channel of it fails beyond the rule; gives that pause."""
+        self.answered.clear()
+        return self.after_chunk(now)
+
+    def after_chunk(self, now: datetime) -> Pause | None:
+        """As ``after_receipts``, where no receipts came: then a million messages are counted but a few times."""
+        with self.ledger.read() as connection:
+            failures = [(row[0], row[1], row[2]) for row in connection.execute(_FAILURES, {"of_batch": self.batch})]
+            because = self._reason(connection, failures)
+        if because is None:
             return None
-        because = _reason(connection, batch, rule, known.breaker_from or EPOCH, receipts=receipts)
-    if because is None:
+        since = failures[0][1]
+        with self.ledger.write() as connection:
+            if batches_.get(connection, self.batch, lock=True).breaker_from != since:
+                return None  # somebody has resumed it since it was counted
+            pause, new = controls.pause(connection, self.batch, BREAKER, because, now)
+        return pause if new else None
+
+    def _reason(self, connection: sa.Connection, failures: Iterable[tuple[str, datetime | None, int]]) -> str | None:
+        for channel, breaker_from, failed in failures:
+            known = channel, breaker_from or EPOCH
+            if not could_be_beyond(failed, self.answered.get(known, 0), self.rule):
+                continue
+            tally = _tally(connection, self.batch, *known)
+            self.answered[known] = tally.answered
+            counts = beyond(tally, self.rule)
+            if counts is not None:
+                too_many = f"more than {100 * self.rule.share:.4g} %"
+                return f"{counts[0]:,} of {counts[1]:,} messages by {_LABELS[channel]} failed, {too_many}"
         return None
-    with ledger.write() as connection:
-        if batches_.get(connection, batch, lock=True).breaker_from != known.breaker_from:
-            return None  # somebody has resumed it since it was counted
-        pause, new = controls.pause(connection, batch, BREAKER, because, now)
-    return pause if new else None
-
-
-def _reason(connection: sa.Connection, batch: str, rule: BreakerRule, since: datetime, *, receipts: bool) -> str | None:
-    for channel in PATHS:
-        accepted = 0 if receipts else _in_accepted_chunks(connection, batch, channel, since)
-        if not could_be_beyond(_failures(connection, batch, channel, since), accepted, rule):
-            continue
-        counts = beyond(_tally(connection, batch, channel, since), rule)
-        if counts is not None:
-            failed, of = counts
-            return f"{failed:,} of {of:,} messages by {_LABELS[channel]} failed, more than {100 * rule.share:.4g} %"
-    return None
-
-
-def _failures(connection: sa.Connection, batch: str, channel: str, since: datetime) -> int:
-    """At most so many have failed: found by an index of the few."""
-    query = sa.select(sa.func.count()).where(
-        sa.text(FAILED), attempts.c.batch == batch, attempts.c.channel == channel, attempts.c.begun_at > since
-    )
-    return connection.scalar(query) or 0
-
-
-def _in_accepted_chunks(connection: sa.Connection, batch: str, channel: str, since: datetime) -> int:
-    """At least so many have an answer."""
-    query = sa.select(sa.func.coalesce(sa.func.sum(chunks.c.messages), 0)).where(
-        chunks.c.batch == batch,
-        chunks.c.channel == channel,
-        chunks.c.outcome == "accepted",
-        chunks.c.claimed_at > since,
-    )
-    return connection.scalar(query) or 0
 
 
 def _tally(connection: sa.Connection, batch: str, channel: str, since: datetime) -> Tally:

@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House, Submitted, owner
-from batch_pipeline.ledger import audit, batches, breaker, due, outbox
+from batch_pipeline.ledger import audit, batches, due, outbox
+from batch_pipeline.ledger.breaker import Breaker
 from batch_pipeline.operations import review
 from batch_pipeline.planning.channels import queue
 from batch_pipeline.planning.message import SAMPLE
@@ -128,7 +129,7 @@ def send(house: House, batch: str, step: dispatcher.Step, clock: Clock) -> dispa
     provider takes nothing more, with its reason; what was sent stays sent.
     """
     submitted = house.submitted(batch)
-    rule = submitted.workspace.circuit_breaker.as_rule()
+    breaker = Breaker(house.ledger, batch, submitted.workspace.circuit_breaker.as_rule())
     if step == "primary":
         now = clock()
         outbox.withdraw(house.ledger, batch, house.not_to_be_sent(submitted.workspace, now), now)
@@ -140,7 +141,7 @@ def send(house: House, batch: str, step: dispatcher.Step, clock: Clock) -> dispa
         now=clock,
         owner=owner(),
         on_progress=lambda sent, total: tell(f"{step} messages", sent, total),
-        after_chunk=lambda: breaker.check(house.ledger, batch, rule, clock(), receipts=False),
+        after_chunk=lambda: breaker.after_chunk(clock()),
     )
     if done.stopped:
         channel, reason = next(iter(done.stopped.items()))
@@ -199,7 +200,7 @@ def collect(house: House, batch: str, now: datetime) -> receipts.Folded:
     receipts.collect(house.ledger, set(house.providers(submitted.workspace).values()), now)
     folded = receipts.fold(house.ledger, now, batch)
     if folded.folded:
-        breaker.check(house.ledger, batch, submitted.workspace.circuit_breaker.as_rule(), now)
+        Breaker(house.ledger, batch, submitted.workspace.circuit_breaker.as_rule()).after_receipts(now)
     timed_out = receipts.time_out(house.ledger, now, batch)
     if (folded.folded or timed_out) and submitted.row.reported_at is not None:
         with house.ledger.write() as connection:

@@ -31,6 +31,11 @@ class Tally:
     refused: int
     """By the provider, outright."""
 
+    @property
+    def answered(self) -> int:
+        """All of which a provider has said anything."""
+        return self.reached + self.waiting + self.failed + self.refused
+
 
 def beyond(tally: Tally, rule: BreakerRule) -> tuple[int, int] | None:
     """``(failed, of how many)`` of the question that is answered with too many; ``None`` when neither is.
@@ -39,7 +44,7 @@ def beyond(tally: Tally, rule: BreakerRule) -> tuple[int, int] | None:
     provider answered, refusals with them.
     """
     told = (tally.failed, tally.failed + tally.reached)
-    answered = (tally.failed + tally.refused, tally.failed + tally.refused + tally.reached + tally.waiting)
+    answered = (tally.failed + tally.refused, tally.answered)
     return next((counts for counts in (told, answered) if _too_many(*counts, rule)), None)
 
 

@@ -1,11 +1,14 @@
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from batch_pipeline.ledger import audit, batches, breaker, controls
+from batch_pipeline.ledger.breaker import Breaker
 from batch_pipeline.ledger.controls import BREAKER
 from batch_pipeline.ledger.engine import Ledger
-from batch_pipeline.rules.circuit_breaker import BreakerRule
+from batch_pipeline.rules.circuit_breaker import BreakerRule, Tally
 from batch_pipeline_tests.ledger.given import BATCH, NOW, begin, lines, query_plans, queue, set_attempts
 
 RULE = BreakerRule(share=0.1, least=10)
@@ -31,8 +34,8 @@ def _fail(ledger: Ledger, *some: int, kind: str = "permanent") -> None:
         set_attempts(ledger, {"failed_at": NOW, "failure_kind": kind}, line=line)
 
 
-def _because(ledger: Ledger, rule: BreakerRule = RULE, now: datetime = NOW, *, receipts: bool = True) -> str | None:
-    pause = breaker.check(ledger, BATCH, rule, now, receipts=receipts)
+def _because(ledger: Ledger, rule: BreakerRule = RULE, now: datetime = NOW) -> str | None:
+    pause = Breaker(ledger, BATCH, rule).after_receipts(now)
     return None if pause is None else pause.because
 
 
@@ -64,8 +67,8 @@ def test_what_was_corrected_by_a_delivery_or_only_not_heard_of_is_no_failure(sen
 def test_refusals_count_among_all_that_was_answered(sent: Ledger) -> None:
     for line in (2, 3):
         set_attempts(sent, {"accepted_at": None, "failed_at": NOW, "failure_kind": "refused"}, line=line)
-    assert _because(sent, BreakerRule(0.2, 10), receipts=False) is None
-    assert _because(sent, receipts=False) == "2 of 10 messages by SMS failed, more than 10 %"
+    assert _because(sent, BreakerRule(0.2, 10)) is None
+    assert _because(sent) == "2 of 10 messages by SMS failed, more than 10 %"
 
 
 def test_too_few_are_no_reason(sent: Ledger) -> None:
@@ -101,16 +104,16 @@ def test_after_a_resume_the_same_failures_do_not_trip_it_again_but_new_ones_do(s
 
 def test_who_resumed_it_while_it_was_counted_is_not_overruled(sent: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     _fail(sent, 2, 3, 4)
-    count = breaker._reason
+    count = Breaker._reason
 
-    def count_while_another_trips_it_and_a_person_resumes(*given: object, **more: object) -> str | None:
-        found = count(*given, **more)  # pyright: ignore[reportArgumentType]
+    def count_while_another_trips_it_and_a_person_resumes(*given: Any) -> str | None:
+        found = count(*given)
         with sent.write() as connection:
             controls.pause(connection, BATCH, BREAKER, "too many", NOW)
             controls.resume(connection, BATCH, "Dr Grey", LATER)
         return found
 
-    monkeypatch.setattr(breaker, "_reason", count_while_another_trips_it_and_a_person_resumes)
+    monkeypatch.setattr(Breaker, "_reason", count_while_another_trips_it_and_a_person_resumes)
     assert _because(sent) is None
     with sent.read() as connection:
         assert batches.get(connection, BATCH).paused_at is None
@@ -125,21 +128,33 @@ def test_a_paused_batch_is_left_as_it_is(sent: Ledger) -> None:
         assert batches.get(connection, BATCH).paused_by == "Dr Grey"
 
 
-def test_the_quick_look_goes_by_the_failures_alone(sent: Ledger) -> None:
-    plan = query_plans(sent, lambda connection: breaker._failures(connection, BATCH, "sms", NOW))
-    assert plan == ["SEARCH attempts USING INDEX ix_attempts_failed (batch=? AND channel=? AND begun_at>?)"]
+def test_the_quick_look_goes_by_an_index_of_the_failures_alone(sent: Ledger) -> None:
+    plan = query_plans(sent, lambda connection: connection.execute(breaker._FAILURES, {"of_batch": BATCH}))
+    assert "SEARCH attempts USING COVERING INDEX ix_attempts_failed (batch=? AND begun_at>?)" in plan
+    assert not any("SCAN" in line for line in plan), plan
 
 
-def test_no_full_count_is_made_after_a_chunk_while_the_share_cannot_be_beyond(
+def test_all_are_counted_again_only_when_the_share_could_be_beyond(
     sent: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
-        raise AssertionError("counted")
+    counted: list[str] = []
+    tally = breaker._tally
 
-    monkeypatch.setattr(breaker, "_tally", fail)
-    assert _because(sent) is None
+    def count(connection: sa.Connection, batch: str, channel: str, since: datetime) -> Tally:
+        counted.append(channel)
+        return tally(connection, batch, channel, since)
+
+    monkeypatch.setattr(breaker, "_tally", count)
+    watch = Breaker(sent, BATCH, BreakerRule(share=0.2, least=5))
     _fail(sent, 2)
-    assert _because(sent) is None
+    assert (watch.after_chunk(NOW), counted) == (None, [])
     _fail(sent, 3)
-    with pytest.raises(AssertionError, match="counted"):
-        _because(sent)
+    set_attempts(sent, {"delivered_at": NOW}, line=2)
+    assert (watch.after_chunk(NOW), counted) == (None, ["sms"])
+    assert (watch.after_chunk(NOW), counted) == (None, ["sms"])
+    _fail(sent, 4)
+    set_attempts(sent, {"delivered_at": None}, line=2)
+    pause = watch.after_chunk(NOW)
+    assert counted == ["sms", "sms"]
+    assert pause is not None
+    assert pause.because == "3 of 10 messages by SMS failed, more than 20 %"

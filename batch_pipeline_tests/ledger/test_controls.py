@@ -283,7 +283,16 @@ def test_what_is_open_of_a_cancelled_batch_is_still_finished(ledger: Ledger) -> 
     queue(ledger, lines(2))
     with ledger.write() as connection:
         claimed = chunks.claim(
-            connection, BATCH, "primary", "sms", provider="simulator", limit=1, owner="x", lease_until=NOW, now=NOW
+            connection,
+            BATCH,
+            "primary",
+            "sms",
+            provider="simulator",
+            number=7,
+            limit=1,
+            owner="x",
+            lease_until=NOW,
+            now=NOW,
         )
     assert claimed is not None
     _cancel(ledger)

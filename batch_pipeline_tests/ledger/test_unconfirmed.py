@@ -44,6 +44,7 @@ def _claim(ledger: Ledger, limit: int = 10) -> chunks.Chunk:
             "primary",
             "sms",
             provider="simulator",
+            number=7,
             limit=limit,
             owner="x",
             lease_until=NOW,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.ledger import breaker, controls, unconfirmed
+from batch_pipeline.ledger import controls, unconfirmed
+from batch_pipeline.ledger.breaker import Breaker
 from batch_pipeline.providers.protocol import (
     Answer,
     ChunkRefused,
@@ -209,11 +210,11 @@ def test_who_slept_while_a_person_decided_posts_nothing(tmp_path: Path) -> None:
 def test_the_breaker_ends_a_dispatch_within_one_chunk(world: World) -> None:
     refused = [RefusedMessage(f"{BATCH}:{line}:primary", "X") for line in (2, 5, 6)]
     provider = Scripted(Answer(refused[:1]), Answer(refused[1:]))
-    rule = BreakerRule(share=0.4, least=5)
+    breaker = Breaker(world.ledger, BATCH, BreakerRule(share=0.4, least=5))
     result = world.dispatch(
         world.ledger,
         provider,
-        after_chunk=lambda: breaker.check(world.ledger, BATCH, rule, NOW, receipts=False),
+        after_chunk=lambda: breaker.after_chunk(NOW),
     )
     assert result == Dispatched(accepted=3, refused=3, unsent=4)
     assert len(provider.posts) == 2

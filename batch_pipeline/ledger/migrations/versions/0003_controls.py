@@ -43,7 +43,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_attempts_failed",
         "attempts",
-        ["batch", "channel", "begun_at"],
+        ["batch", "begun_at", "channel", "failed_at"],
         unique=False,
         sqlite_where=sa.text("failed_at IS NOT NULL"),
         postgresql_where=sa.text("failed_at IS NOT NULL"),

@@ -75,10 +75,10 @@ class Message(NamedTuple):
 # Statements of which a chunk of one message needs nine are made once: to make them takes longer than to run them.
 
 _SENDABLE = sa.select(
-    batches.c.applied_plan.is_not(None),
-    controls.is_paused(),
-    batches.c.cancelled_at.is_not(None),
-    batches.c.fallbacks_cancelled_at.is_not(None),
+    batches.c.applied_plan,
+    controls.is_paused().label("paused"),
+    batches.c.cancelled_at,
+    batches.c.fallbacks_cancelled_at,
 ).where(batches.c.batch == sa.bindparam("of_batch"))
 _SENDABLE_LOCKED = _SENDABLE.with_for_update(read=True)
 
@@ -89,7 +89,12 @@ def sendable(connection: sa.Connection, batch: str, *, lock: bool = False) -> Se
     ``lock``, in a writing transaction alone: the answer holds until its end; a new plan and a pause wait for it.
     """
     row = connection.execute(_SENDABLE_LOCKED if lock else _SENDABLE, {"of_batch": batch}).one()
-    return Sendable(*map(bool, row))
+    return Sendable(
+        applied=row.applied_plan is not None,
+        paused=bool(row.paused),
+        cancelled=row.cancelled_at is not None,
+        fallbacks_cancelled=row.fallbacks_cancelled_at is not None,
+    )
 
 
 @dataclass(frozen=True, slots=True)

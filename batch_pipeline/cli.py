@@ -183,6 +183,120 @@ def dispatch(
         _say("nothing is waiting to be sent")
 
 
+By = Annotated[str, typer.Option("--by", metavar="NAME", help="Who decides this.")]
+All = Annotated[bool, typer.Option("--all", help="All batches, those made later too.")]
+SomeBatch = Annotated[str | None, typer.Argument(metavar="[BATCH]", help="The batch's id.")]
+
+
+@app.command()
+def pause(
+    context: typer.Context,
+    by: By,
+    batch: SomeBatch = None,
+    every: All = False,
+    because: Annotated[str | None, typer.Option("--because", metavar="TEXT", help="Why; name no patient.")] = None,
+    at: At = None,
+) -> None:
+    """Send nothing more of a batch, or of all, within one chunk, until it is resumed."""
+    from batch_pipeline.operations import controlling
+
+    if _one_or_all(batch, every=every):
+        paused, new = controlling.pause(context.obj, str(batch), by, because, _now(at))
+    else:
+        paused, new = controlling.pause_all(context.obj, by, because, _now(at))
+    already, why = "" if new else "already: ", f": {paused.because}" if paused.because else ""
+    _say(f"{batch or 'all batches'}: {already}{paused.by} paused {_them(batch)} at {_when(paused.at)}{why}")
+
+
+@app.command()
+def resume(context: typer.Context, by: By, batch: SomeBatch = None, every: All = False, at: At = None) -> None:
+    """Lift the pause of a batch, or of all. Sends nothing itself: the dispatch sensor does, or `dispatch`."""
+    from batch_pipeline.operations import controlling
+
+    now = _now(at)
+    if not _one_or_all(batch, every=every):
+        lifted, still_paused = controlling.resume_all(context.obj, by, now)
+        _say(
+            f"all batches: {by} resumed them at {_when(now)}" if lifted else "all batches: already: they aren't paused"
+        )
+        if still_paused:
+            _say(f"still paused by themselves: {', '.join(still_paused)}")
+        return
+    lifted, of_all = controlling.resume(context.obj, str(batch), by, now)
+    _say(f"{batch}: {by} resumed it at {_when(now)}" if lifted else f"{batch}: already: it isn't paused by itself")
+    if of_all:
+        _say(
+            f"nothing of it goes yet: {of_all.by} paused all batches at {_when(of_all.at)}; "
+            "`batch-pipeline resume --all` lifts that"
+        )
+
+
+def _one_or_all(batch: str | None, *, every: bool) -> bool:
+    """Whether one batch is meant. Naming one and all, or neither, is wrong usage."""
+    if (batch is None) != every:
+        raise typer.BadParameter("give either BATCH or --all")
+    return batch is not None
+
+
+def _them(batch: str | None) -> str:
+    return "it" if batch is not None else "them"
+
+
+def _when(instant: datetime) -> str:
+    return instant.isoformat(timespec="seconds")
+
+
+@app.command()
+def cancel(
+    context: typer.Context,
+    batch: Batch,
+    by: By,
+    with_fallbacks: Annotated[
+        bool, typer.Option("--with-fallbacks", help="No text follows any more on an App message that was sent.")
+    ] = False,
+    at: At = None,
+) -> None:
+    """Cancel a batch for ever: what isn't begun is never sent. What was sent keeps its course."""
+    from batch_pipeline.operations import controlling
+
+    done = controlling.cancel(context.obj, batch, by, _now(at), with_fallbacks=with_fallbacks)
+    already, how = "" if done.new else "already: ", " with its fallbacks" if done.with_fallbacks else ""
+    _say(f"{batch}: {already}{done.by} cancelled it{how} at {_when(done.at)}")
+    if done.new:
+        _say(f"{done.messages:,} messages and {done.fallbacks:,} queued fallbacks are not sent")
+
+
+@app.command()
+def resolve(
+    context: typer.Context,
+    batch: Batch,
+    line: Annotated[
+        list[int] | None, typer.Option("--line", metavar="N", help="The line of the cohort; may be given often.")
+    ] = None,
+    sent: Annotated[bool, typer.Option("--sent", help="They were sent after all.")] = False,
+    not_sent: Annotated[bool, typer.Option("--not-sent", help="They were not sent: the next dispatch does.")] = False,
+    by: Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who found it out.")] = None,
+    at: At = None,
+) -> None:
+    """List the messages that may or may not have been sent, or say what became of them."""
+    from batch_pipeline.operations import controlling
+
+    if sent and not_sent:
+        raise typer.BadParameter("give either --sent or --not-sent")
+    if not (sent or not_sent):
+        found = controlling.unconfirmed(context.obj, batch)
+        _console().print(_view().unconfirmed(batch, [each for each in found if not line or each.line in line]))
+        return
+    if by is None:
+        raise typer.BadParameter("--sent and --not-sent need --by NAME: say who found it out")
+    resolved = controlling.resolve(context.obj, batch, line or [], by, _now(at), sent=sent)
+    for each in resolved:
+        what = "was sent" if sent else "was not sent: the next dispatch sends it, unless the batch is cancelled"
+        _say(f"{batch}, line {each.line}: the {each.step} message by {each.channel} {what}")
+    if not resolved:
+        _say(f"{batch}: nothing is unconfirmed")
+
+
 @app.command()
 def sweep(context: typer.Context, at: At = None) -> None:
     """Do all that is due by now for every batch: receipts and time-outs, then fallbacks."""

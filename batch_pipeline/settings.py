@@ -32,6 +32,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from batch_pipeline.errors import Refused
 from batch_pipeline.home import Home
 from batch_pipeline.rules import costs
+from batch_pipeline.rules.circuit_breaker import STANDARD, BreakerRule
 from batch_pipeline.yaml_files import Checked, describe, one_named, read_document, validated
 
 OrganisationType = Literal["gp", "non_gp"]
@@ -284,6 +285,17 @@ class SimulatorChoice(Checked):
     shares: SimulatorShares = SimulatorShares()
 
 
+class CircuitBreaker(Checked):
+    """When a batch is paused because a channel fails: beyond which share, of at least how many messages."""
+
+    share: Share = STANDARD.share
+    least: Annotated[int, Field(ge=1)] = STANDARD.least
+
+    def as_rule(self) -> BreakerRule:
+        """As the rules reckon with it."""
+        return BreakerRule(self.share, self.least)
+
+
 class Workspace(Checked):
     """One organisation that sends, as ``workspaces/ID.yaml`` has it."""
 
@@ -302,6 +314,7 @@ class Workspace(Checked):
     smtp: SmtpChoice | None = None
     nhs_app_accounts: NhsAppAccounts | None = None
     opt_outs: OptOuts | None = None
+    circuit_breaker: CircuitBreaker = CircuitBreaker()
     simulator: SimulatorChoice = SimulatorChoice()
 
     @field_validator("timezone")

@@ -105,12 +105,22 @@ def status(found: Mapping[str, Any]) -> RenderableType:
     why = _by_reason(found, "")
     named = {name.replace("_", " "): value for name, value in flat.items() if value}
     return Group(
-        Text(f"{found['batch']}: {found['status']}", style="bold"),
+        Text(f"{found['batch']}: {_label(found)}", style="bold"),
+        *([Text(_paused(found["paused"]), style="yellow")] if "paused" in found else []),
         _table("patients", {"lines of the file": found["lines"], **named}),
         _table("by path", reached),
         *([_table("non-contactable", why)] if why else []),
         Text(f"cost so far: {found['cost']} {found['currency']}"),
     )
+
+
+def _label(found: Mapping[str, Any]) -> str:
+    return f"{found['status']} (paused)" if "paused" in found else str(found["status"])
+
+
+def _paused(pause: Mapping[str, Any]) -> str:
+    what = "all batches are paused" if pause["all"] else "paused"
+    return f"{what} by {pause['by']} at {pause['at']}" + (f": {pause['because']}" if pause["because"] else "")
 
 
 def statuses(found: Sequence[Mapping[str, Any]]) -> RenderableType:
@@ -121,7 +131,7 @@ def statuses(found: Sequence[Mapping[str, Any]]) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in columns:  # the id stays whole: the next command needs it
         table.add_column(name.replace("_", " "), no_wrap=name == "batch", overflow="fold")
-    for each in found:
+    for each in ({**one, "status": _label(one)} for one in found):
         table.add_row(*(f"{each[name]:,}" if isinstance(each[name], int) else str(each[name]) for name in columns))
     return table
 
@@ -133,7 +143,24 @@ def one_line(found: Mapping[str, Any]) -> str:
         for name in ("delivered", "emailed", "failed", "awaiting", "unconfirmed", "fallback_sent")
         if found[name]
     )
-    return f"{found['batch']}: {found['status']}" + (f" ({counts})" if counts else "")
+    return f"{found['batch']}: {_label(found)}" + (f" ({counts})" if counts else "")
+
+
+def unconfirmed(batch: str, found: Sequence[Any]) -> RenderableType:
+    """A batch's unconfirmed messages, a line each."""
+    if not found:
+        return Text(f"{batch}: nothing is unconfirmed")
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("line", "message", "by", "provider", "begun at"):
+        table.add_column(name)
+    for each in found:
+        when = each.begun_at.isoformat(timespec="seconds")
+        table.add_row(str(each.line), each.step, _PATHS[each.channel], each.provider, when)
+    return Group(
+        Text(f"{batch}: {len(found):,} messages that may or may not have been sent", style="bold"),
+        table,
+        Text(f"Ask the provider, then: batch-pipeline resolve {batch} --line N --sent (or --not-sent) --by NAME"),
+    )
 
 
 def checked(found: Mapping[str, Any]) -> RenderableType:

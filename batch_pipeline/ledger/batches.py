@@ -64,6 +64,11 @@ class Batch:
     paused_at: datetime | None
     cancelled_at: datetime | None
     reported_at: datetime | None
+    paused_by: str | None
+    paused_because: str | None
+    breaker_from: datetime | None
+    cancelled_by: str | None
+    fallbacks_cancelled_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +97,17 @@ def spec_json(spec: Mapping[str, Any]) -> str:
 def register(connection: sa.Connection, submission: Submission, now: datetime, by: str = "submit") -> Registered:
     """Takes a batch in. The same again changes nothing; other content replaces a batch that has no outbox yet.
 
-    ``Refused`` for other content under the id of a batch whose outbox is written, and for a cohort that the
-    same workspace has submitted with the same message under another id (SPEC 2.1), unless ``allow_repeat``.
+    ``Refused`` for other content under the id of a batch whose outbox is written or that was cancelled, and for a
+    cohort that the same workspace has submitted with the same message under another id (SPEC 2.1), unless
+    ``allow_repeat`` or that one was cancelled: who had its message all the same is held back at review.
     """
     known = _find(connection, submission.batch, lock=True)
     content = (submission.workspace, submission.spec_sha256, submission.cohort_sha256)
     if known is not None:
         if (known.workspace, known.spec_sha256, known.cohort_sha256) == content:
             return "unchanged"
+        if known.cancelled_at is not None:
+            raise Refused(f"batch {submission.batch} is cancelled: submit this one under a new batch id")
         if known.applied_plan is not None:
             what = "cohort" if known.cohort_sha256 != submission.cohort_sha256 else "batch file"
             raise Refused(
@@ -130,6 +138,7 @@ def _refuse_repeat(connection: sa.Connection, submission: Submission) -> None:
             batches.c.workspace == submission.workspace,
             batches.c.message_key == submission.message_key,
             batches.c.batch != submission.batch,
+            batches.c.cancelled_at.is_(None),
         )
         .order_by(batches.c.submitted_at)
         .limit(1)
@@ -214,6 +223,8 @@ def approve(connection: sa.Connection, batch: str, by: str, plan_hash: str | Non
     if not by.strip():
         raise Refused(f"batch {batch}: an approval needs a name: say who approves")
     known = get(connection, batch, lock=True)
+    if known.cancelled_at is not None:
+        raise Refused(f"batch {batch} is cancelled: submit it under a new batch id")
     current = known.current_plan
     if current is None:
         raise Refused(f"batch {batch} has no plan to approve: submit it first")
@@ -221,8 +232,6 @@ def approve(connection: sa.Connection, batch: str, by: str, plan_hash: str | Non
         raise Refused(f"batch {batch}: the plan has changed since it was last reviewed: run review")
     if plan_hash is not None and not _means(plan_hash, current):
         raise Refused(f"batch {batch}: the current plan is {current[:12]}, not the one given: run review")
-    if known.cancelled_at is not None:
-        raise Refused(f"batch {batch} is cancelled: submit it under a new batch id")
     standing = approval(connection, batch)
     if standing is not None:
         return standing

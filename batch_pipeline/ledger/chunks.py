@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import sqlalchemy as sa
 
+from batch_pipeline.ledger import controls
 from batch_pipeline.ledger.dialects import octets, one_of, smaller
 from batch_pipeline.ledger.tables import UNSENT, Instant, attempts, batches, chunks
 
@@ -52,6 +53,12 @@ class Sendable:
     applied: bool
     paused: bool
     cancelled: bool
+    fallbacks_cancelled: bool
+
+    def lets(self, step: str) -> bool:
+        """Whether messages of a step may be begun."""
+        cancelled = self.cancelled if step == "primary" else self.fallbacks_cancelled
+        return self.applied and not self.paused and not cancelled
 
 
 class Message(NamedTuple):
@@ -67,9 +74,12 @@ class Message(NamedTuple):
 
 # Statements of which a chunk of one message needs nine are made once: to make them takes longer than to run them.
 
-_SENDABLE = sa.select(batches.c.applied_plan, batches.c.paused_at, batches.c.cancelled_at).where(
-    batches.c.batch == sa.bindparam("of_batch")
-)
+_SENDABLE = sa.select(
+    batches.c.applied_plan,
+    controls.is_paused().label("paused"),
+    batches.c.cancelled_at,
+    batches.c.fallbacks_cancelled_at,
+).where(batches.c.batch == sa.bindparam("of_batch"))
 _SENDABLE_LOCKED = _SENDABLE.with_for_update(read=True)
 
 
@@ -79,7 +89,12 @@ def sendable(connection: sa.Connection, batch: str, *, lock: bool = False) -> Se
     ``lock``, in a writing transaction alone: the answer holds until its end; a new plan and a pause wait for it.
     """
     row = connection.execute(_SENDABLE_LOCKED if lock else _SENDABLE, {"of_batch": batch}).one()
-    return Sendable(row.applied_plan is not None, row.paused_at is not None, row.cancelled_at is not None)
+    return Sendable(
+        applied=row.applied_plan is not None,
+        paused=bool(row.paused),
+        cancelled=row.cancelled_at is not None,
+        fallbacks_cancelled=row.fallbacks_cancelled_at is not None,
+    )
 
 
 @dataclass(frozen=True, slots=True)

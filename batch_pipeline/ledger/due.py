@@ -4,20 +4,24 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from batch_pipeline.ledger import controls
 from batch_pipeline.ledger.figures import status
 from batch_pipeline.ledger.tables import FALLBACK_OPEN, SMS_OPEN, UNSENT, approvals, attempts, batches, chunks, receipts
 from batch_pipeline.rules.policy import SMS_TIMEOUT, sms_timeout_cutoff
 
-_AT_LARGE = sa.and_(batches.c.paused_at.is_(None), batches.c.cancelled_at.is_(None))
-
 
 def ready_to_send(connection: sa.Connection) -> list[str]:
-    """Batches whose approved plan isn't in the outbox yet, or whose outbox isn't sent, oldest first."""
+    """Batches whose approved plan isn't in the outbox yet, or whose outbox isn't sent, oldest first.
+
+    Paused ones wait. Of a cancelled one, what was begun is finished.
+    """
     approved = sa.exists().where(approvals.c.batch == batches.c.batch, approvals.c.plan_hash == batches.c.current_plan)
-    new = sa.and_(approved, batches.c.applied_plan.is_distinct_from(batches.c.current_plan))
+    new = sa.and_(
+        approved, batches.c.applied_plan.is_distinct_from(batches.c.current_plan), batches.c.cancelled_at.is_(None)
+    )
     query = (
         sa.select(batches.c.batch)
-        .where(_AT_LARGE, sa.or_(new, _unsent("primary"), _open_chunk("primary")))
+        .where(~controls.is_paused(), sa.or_(new, _unsent("primary"), _open_chunk("primary")))
         .order_by(batches.c.submitted_at)
     )
     return list(connection.scalars(query))
@@ -48,7 +52,7 @@ def with_time_outs(connection: sa.Connection, now: datetime) -> set[str]:
 def with_unsent_fallbacks(connection: sa.Connection) -> set[str]:
     """Batches in which a fallback was queued and not sent, by a run that was killed in between."""
     query = sa.select(batches.c.batch).where(
-        batches.c.paused_at.is_(None), sa.or_(_unsent("fallback"), _open_chunk("fallback"))
+        ~controls.is_paused(), sa.or_(_unsent("fallback"), _open_chunk("fallback"))
     )
     return set(connection.scalars(query))
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from batch_pipeline.errors import Refused
+from batch_pipeline.ledger import controls
 from batch_pipeline.ledger.tables import approvals, attempts, batches
 from batch_pipeline.rules import reasons
 from batch_pipeline.rules.costs import Prices, Sent, cost, saved_by_app
@@ -83,7 +84,10 @@ def figures(connection: sa.Connection, batch: str, plan_figures: Mapping[str, An
     recipients are. ``Refused`` for an unknown batch.
     """
     known = _batch(connection, batch)
-    reached = progress(connection, batch) if known.applied_plan is not None else _nothing_yet(plan_figures)
+    if known.applied_plan is not None:
+        reached = progress(connection, batch)
+    else:
+        reached = _nothing_yet(plan_figures, cancelled=known.cancelled_at is not None)
     non_contactable = _by_name(plan_figures, "non_contactable", reasons.CODES)
     found: dict[str, Any] = {
         "batch": batch,
@@ -168,7 +172,10 @@ _NOT_BEGUN = ("queued", "held_back", "cancelled", "expired")
 def _batch(connection: sa.Connection, batch: str) -> sa.Row[Any, Any, Any, Any]:
     approved = sa.exists().where(approvals.c.batch == batches.c.batch, approvals.c.plan_hash == batches.c.current_plan)
     query = sa.select(
-        batches.c.applied_plan, batches.c.paused_at, batches.c.cancelled_at, approved.label("approved")
+        batches.c.applied_plan,
+        batches.c.cancelled_at,
+        controls.is_paused().label("paused"),
+        approved.label("approved"),
     ).where(batches.c.batch == batch)
     row = connection.execute(query).one_or_none()
     if row is None:
@@ -185,7 +192,7 @@ def _batch_facts(known: sa.Row[Any, Any, Any, Any], reached: Progress | None) ->
         begun=outbox_written and reached is not None and reached.begun > 0,
         all_ended=outbox_written and reached is not None and reached.ended == recipients,
         cancelled=known.cancelled_at is not None,
-        paused=known.paused_at is not None,
+        paused=bool(known.paused),
     )
 
 
@@ -195,13 +202,13 @@ def _by_name(plan_figures: Mapping[str, Any], name: str, names: Iterable[str]) -
     return {each: int(counted.get(each, 0)) for each in names}
 
 
-def _nothing_yet(plan_figures: Mapping[str, Any]) -> Progress:
-    """Before the outbox is written: whom the plan holds back is known, everybody else awaits."""
+def _nothing_yet(plan_figures: Mapping[str, Any], *, cancelled: bool) -> Progress:
+    """Before the outbox is written: whom the plan holds back is known, everybody else awaits, or is cancelled."""
     recipients = _by_name(plan_figures, "recipients", PATHS)
     held_back = int(plan_figures.get("held_back", 0))
     classes = dict.fromkeys(PATIENT_CLASSES, 0)
     classes["held_back"] = held_back
-    classes["awaiting"] = sum(recipients.values()) - held_back
+    classes["cancelled" if cancelled else "awaiting"] = sum(recipients.values()) - held_back
     return Progress(
         recipients, classes, ended=0, begun=0, read=0, unread=0, fallback_sent=0, fallback_delivered=0,
         double_contact=0, sent=Sent(0, 0, 0), fragments_saved=0,

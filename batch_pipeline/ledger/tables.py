@@ -77,6 +77,21 @@ batches = sa.Table(
     sa.Column("paused_at", Instant),
     sa.Column("cancelled_at", Instant),
     sa.Column("reported_at", Instant, comment="when the final report was made"),
+    sa.Column("paused_by", sa.Text),
+    sa.Column("paused_because", sa.Text),
+    sa.Column("breaker_from", Instant, comment="the circuit breaker counts what was begun after this"),
+    sa.Column("cancelled_by", sa.Text),
+    sa.Column("fallbacks_cancelled_at", Instant, comment="when it was cancelled with its fallbacks"),
+)
+
+general_pause = sa.Table(
+    "general_pause",
+    metadata,
+    sa.Column("scope", sa.Text, primary_key=True, comment="all"),
+    sa.Column("paused_at", Instant, nullable=False),
+    sa.Column("paused_by", sa.Text, nullable=False),
+    sa.Column("paused_because", sa.Text),
+    comment="holds every batch, those made later too, while it has its row",
 )
 
 plans = sa.Table(
@@ -126,6 +141,7 @@ UNSENT = (
     " AND accepted_at IS NULL AND delivered_at IS NULL AND read_at IS NULL AND failed_at IS NULL"
 )
 BEGUN = "chunk IS NOT NULL"
+FAILED = "failed_at IS NOT NULL"
 # The last two are ``may_fall_back_sql`` of the rules: what can't fall back any more has ended, and is reported.
 FALLBACK_OPEN = (
     "step = 'primary' AND channel = 'nhs_app' AND chunk IS NOT NULL AND read_at IS NULL"
@@ -191,6 +207,8 @@ attempts = sa.Table(
     _partial_index("ix_attempts_chunk", BEGUN, "chunk", "id"),
     _partial_index("ix_attempts_fallback_clock", FALLBACK_OPEN, sa.text(FALLBACK_DUE_AT), "batch"),
     _partial_index("ix_attempts_sms_clock", SMS_OPEN, "accepted_at"),
+    # The last: so that SQLite counts without a look at the rows.
+    _partial_index("ix_attempts_failed", FAILED, "batch", "begun_at", "channel", "failed_at"),
 )
 
 receipts = sa.Table(

@@ -13,6 +13,7 @@ import pyarrow as pa
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House, Submitted, owner
 from batch_pipeline.ledger import audit, batches, due, outbox
+from batch_pipeline.ledger.breaker import Breaker
 from batch_pipeline.operations import review
 from batch_pipeline.planning.channels import queue
 from batch_pipeline.planning.message import SAMPLE
@@ -38,12 +39,18 @@ class TestSent:
 def plan_to_send(house: House, batch: str) -> str | None:
     """The hash of the standing plan, if it is approved; ``None`` when only an earlier one is, which is being sent.
 
-    ``Refused`` when nothing of the batch was ever approved.
+    Of a cancelled batch too there is only what is being sent. ``Refused`` when nothing of the batch was ever approved,
+    or it was cancelled before anything was queued.
     """
     plan, _ = review.standing(house, batch)
     with house.ledger.read() as connection:
         approval = batches.approval(connection, batch)
-        applied = batches.get(connection, batch).applied_plan
+        known = batches.get(connection, batch)
+    applied = known.applied_plan
+    if known.cancelled_at is not None and applied is not None:
+        return None
+    if known.cancelled_at is not None:
+        raise Refused(f"{batch} is cancelled: nothing of it was sent; submit it under a new batch id")
     if approval is not None and approval.plan_hash == plan:
         return plan
     if applied is not None:
@@ -122,6 +129,7 @@ def send(house: House, batch: str, step: dispatcher.Step, clock: Clock) -> dispa
     provider takes nothing more, with its reason; what was sent stays sent.
     """
     submitted = house.submitted(batch)
+    breaker = Breaker(house.ledger, batch, submitted.workspace.circuit_breaker.as_rule())
     if step == "primary":
         now = clock()
         outbox.withdraw(house.ledger, batch, house.not_to_be_sent(submitted.workspace, now), now)
@@ -134,6 +142,7 @@ def send(house: House, batch: str, step: dispatcher.Step, clock: Clock) -> dispa
             now=clock,
             owner=owner(),
             on_progress=lambda sent, total: tell(f"{step} messages", sent, total),
+            after_chunk=lambda: breaker.after_chunk(clock()),
         )
     if done.stopped:
         channel, reason = next(iter(done.stopped.items()))
@@ -185,11 +194,16 @@ def _own_address(to: str) -> tuple[Channel, str]:
 
 
 def collect(house: House, batch: str, now: datetime) -> receipts.Folded:
-    """Fetches waiting receipts, folds those of this batch into its attempts, and times out silent texts."""
+    """Fetches waiting receipts, folds those of this batch into its attempts, and times out silent texts.
+
+    Where the receipts tell of too many failures, the circuit breaker pauses the batch.
+    """
     submitted = house.submitted(batch)
     with house.providers(submitted.workspace) as providers:
         receipts.collect(house.ledger, set(providers.values()), now)
     folded = receipts.fold(house.ledger, now, batch)
+    if folded.folded:
+        Breaker(house.ledger, batch, submitted.workspace.circuit_breaker.as_rule()).after_receipts(now)
     timed_out = receipts.time_out(house.ledger, now, batch)
     if (folded.folded or timed_out) and submitted.row.reported_at is not None:
         with house.ledger.write() as connection:

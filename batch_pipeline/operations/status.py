@@ -5,11 +5,14 @@ from typing import Any
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House
-from batch_pipeline.ledger import batches, figures
+from batch_pipeline.ledger import batches, controls, figures
+from batch_pipeline.rules.states import shows_paused
 
 
 def status(house: House, batch: str) -> dict[str, Any]:
     """The object of ``status BATCH --json``. ``Refused`` for a batch that was never submitted.
+
+    ``paused`` is in it only while the batch is paused: ``{at, by, because, all}``, of the pause of all where that holds.
 
     The plan's figures are those of the plan that was sent, once one was: a plan made again later changes nothing of
     what happened.
@@ -20,7 +23,16 @@ def status(house: House, batch: str) -> dict[str, Any]:
         raise Refused(f"batch {batch} has no plan yet: submit it again")
     with house.ledger.read() as connection:
         planned = json.loads(batches.plan(connection, batch, plan).figures)
-        return figures.figures(connection, batch, planned, submitted.workspace.prices.as_prices())
+        found = figures.figures(connection, batch, planned, submitted.workspace.prices.as_prices())
+        pause = controls.standing(connection, batch)
+        if pause is not None and shows_paused(figures.status(connection, batch)):
+            found["paused"] = {
+                "at": pause.at.isoformat(timespec="seconds"),
+                "by": pause.by,
+                "because": pause.because,
+                "all": pause.of_all,
+            }
+        return found
 
 
 def all_statuses(house: House) -> tuple[list[dict[str, Any]], list[str]]:

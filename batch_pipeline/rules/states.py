@@ -219,7 +219,16 @@ def batch_status(known: BatchFacts) -> str:
     return AWAITING_APPROVAL
 
 
-def shown_status(known: BatchFacts) -> str:
-    """The label for a person: with "(paused)" beside it while there is something to pause."""
+def shows_paused(known: BatchFacts) -> bool:
+    """Whether *Paused* stands beside the label: not where nothing is left to pause.
+
+    Of a cancelled batch that was being sent, fallbacks may be left.
+    """
     label = batch_status(known)
-    return f"{label} (paused)" if known.paused and label not in (DONE, CANCELLED) else label
+    over = label == DONE or (label == CANCELLED and (known.all_ended or not known.outbox_written))
+    return known.paused and not over
+
+
+def shown_status(known: BatchFacts) -> str:
+    """The label for a person, with "(paused)" beside it."""
+    return f"{batch_status(known)} (paused)" if shows_paused(known) else batch_status(known)

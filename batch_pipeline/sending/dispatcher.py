@@ -27,7 +27,7 @@ from typing import Any, Literal, cast
 import sqlalchemy as sa
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.ledger import batches, chunks, paces
+from batch_pipeline.ledger import batches, chunks, controls, paces
 from batch_pipeline.ledger.chunks import Chunk, Room, Told
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.providers.protocol import (
@@ -72,7 +72,7 @@ class Dispatched:
     left_open: int = 0
     """In chunks whose provider couldn't be reached: the next dispatch finishes them."""
     unsent: int = 0
-    """Not begun, because the batch is paused or a provider stopped."""
+    """Not begun, because the batch is paused or cancelled, or a provider stopped."""
     stopped: Mapping[str, str] = field(default_factory=dict[str, str])
     """Channels that ended early, with the reason. Empty: all that could be sent was."""
 
@@ -89,6 +89,7 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
     steady: Callable[[], float] | None = None,
     sleep: Callable[[float], None] = time.sleep,
     on_progress: Callable[[int, int], None] | None = None,
+    after_chunk: Callable[[], object] | None = None,
 ) -> Dispatched:
     """Sends every unsent message of a batch's step, and finishes the chunks that others left open.
 
@@ -106,6 +107,7 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
         steady: seconds by a clock that nobody sets, and that runs on while the machine sleeps.
         sleep: waits that many seconds.
         on_progress: told (messages answered, messages in all) now and then.
+        after_chunk: called each time a chunk's answer is on disk; it may pause the batch.
 
     Raises:
         Refused: for an unknown batch, one without an outbox, or one planned for other providers than these.
@@ -121,6 +123,7 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
         steady=steady or _seconds_since_boot,
         sleep=sleep,
         on_progress=on_progress,
+        after_chunk=after_chunk,
     )
     return run.run()
 
@@ -133,6 +136,10 @@ def _seconds_since_boot() -> float:
 
 class _LeaseLost(Exception):
     """The chunk is another's now, or its lease is over: nothing more is done with it here."""
+
+
+class _Paused(Exception):
+    """The batch was paused before a call: the chunk is put aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +165,7 @@ class _Dispatch:
     steady: Callable[[], float]
     sleep: Callable[[float], None]
     on_progress: Callable[[int, int], None] | None
+    after_chunk: Callable[[], object] | None
     done: Dispatched = field(default_factory=Dispatched)
     stopped: dict[str, str] = field(default_factory=dict[str, str])
     unsent: list[Channel] = field(default_factory=list[Channel])
@@ -215,7 +223,11 @@ class _Dispatch:
         with self.ledger.read() as connection:
             unsent = sum(chunks.unsent(connection, self.batch, self.step).values())
             open_now = chunks.open_chunks(connection, self.batch, self.step)
+            cancelled = chunks.sendable(connection, self.batch).cancelled
         left_open = sum(chunk.messages for chunk in open_now)
+        if cancelled:  # a chunk that was given back since
+            with self.ledger.write() as connection:
+                controls.end_unsent_if_cancelled(connection, self.batch, self.now())
         return replace(self.done, unsent=unsent, left_open=left_open, stopped=self.stopped)
 
     # Finding work ------------------------------------------------------------------------------------------------
@@ -305,7 +317,7 @@ class _Dispatch:
         provider = self.providers[channel]
         with self.ledger.write() as connection:
             state = chunks.sendable(connection, self.batch, lock=True)
-            if state.paused or not state.applied or (state.cancelled and self.step == "primary"):
+            if not state.lets(self.step):
                 return None
             lease_until, steady_until = self._lease(channel)
             limits = provider.limits
@@ -347,10 +359,15 @@ class _Dispatch:
         return ends, self.steady() + (pause + (LEASE - 1) * timeout).total_seconds()
 
     def _may_post(self, held: _Held) -> bool:
-        """Whether the chunk is still ours for as long as a call may take. The clocks last: that check is instant."""
+        """Whether the chunk is still ours for as long as a call may take. The clocks last: that check is instant.
+
+        Raises ``_Paused`` where it is, but may not go now.
+        """
         with self.ledger.read() as connection:
             if not chunks.is_held(connection, held.chunk):
                 return False
+            if chunks.sendable(connection, self.batch).paused:
+                raise _Paused
         in_time = self.wall() + self._timeout(held.chunk.channel) <= held.chunk.lease_until
         return in_time and self.steady() <= held.steady_until
 
@@ -403,6 +420,8 @@ class _Dispatch:
             self._give_back_or_stop(held, refusal)
         except ChunkTooLarge:
             self._cut(held)
+        except _Paused:
+            self._put_aside(held, give_back=not posted)
         return None
 
     def _can_be_settled(self, held: _Held, provider: Provider) -> bool:
@@ -498,8 +517,12 @@ class _Dispatch:
         self._count(held, told)
 
     def _stop(self, held: _Held, reason: str, *, give_back: bool) -> None:
-        """Ends a channel. Its chunk is unsent again, or stays open with its lease given up for the next to find."""
+        """Ends a channel. Its chunk is left for the next dispatch."""
         self.stopped[held.chunk.channel] = reason
+        self._put_aside(held, give_back=give_back)
+
+    def _put_aside(self, held: _Held, *, give_back: bool) -> None:
+        """Its messages are unsent again, or it stays open with its lease given up."""
         if give_back:
             self._give_back(held, ())
             return
@@ -518,6 +541,8 @@ class _Dispatch:
             taken_over=self.done.taken_over + (counted if held.taken_over else 0),
         )
         self._tell(counted)
+        if self.after_chunk is not None:
+            self.after_chunk()
 
     def _tell(self, messages: int) -> None:
         self.answered += messages

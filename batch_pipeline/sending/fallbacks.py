@@ -13,6 +13,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from batch_pipeline.ledger import batches as batches_
+from batch_pipeline.ledger import controls
 from batch_pipeline.ledger.dialects import insert, unindexed
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import (
@@ -58,25 +59,28 @@ def due(connection: sa.Connection, now: datetime) -> dict[str, int]:
     """How many fallbacks are due, by batch. Paused batches wait."""
     batch = unindexed(attempts.c.batch).label("batch")
     query = sa.select(batch, sa.func.count().label("due")).where(*_due(now)).group_by(batch)
-    paused = set(connection.scalars(sa.select(batches.c.batch).where(batches.c.paused_at.is_not(None))))
+    paused = set(connection.scalars(sa.select(batches.c.batch).where(controls.is_paused())))
     return {row.batch: row.due for row in connection.execute(query) if row.batch not in paused}
 
 
 def sweep(ledger: Ledger, batch: str, now: datetime, facts: FallbackFacts) -> Swept:
     """Decides every fallback of a batch that is due at ``now``: queued, or ended with the reason. At once, or not at all.
 
-    A cancelled batch's messages keep their course; a paused one waits. Collect and fold the receipts first.
+    A cancelled batch's messages keep their course, unless it was cancelled with its fallbacks; a paused one waits.
+    Collect and fold the receipts first.
     """
     queued, against = 0, Counter[str]()
     while True:
         with ledger.write() as connection:
-            if batches_.get(connection, batch).paused_at is not None:
+            known = batches_.get(connection, batch, lock=True)
+            if controls.standing(connection, batch) is not None:
                 return Swept(queued, dict(against))
+            cancelled = known.fallbacks_cancelled_at is not None
             rows = connection.execute(_candidates(batch, now)).all()
             going: list[sa.Row[Any]] = []
             ended: list[tuple[sa.Row[Any], Against]] = []
             for row in rows:
-                reason = _against(row, facts)
+                reason = _against(row, facts, cancelled=cancelled)
                 if reason is None:
                     going.append(row)
                 else:
@@ -109,13 +113,14 @@ def _candidates(batch: str, now: datetime) -> sa.Select[Any]:
     )
 
 
-def _against(row: sa.Row[Any], facts: FallbackFacts) -> Against | None:
+def _against(row: sa.Row[Any], facts: FallbackFacts, *, cancelled: bool) -> Against | None:
     """Why this fallback can't go; ``None`` when it can. The first that holds counts."""
     mark: Against | None = mark_of(row.failure_code) or row.mark
     if mark is not None:
         return mark
     reasons: Mapping[Against, bool] = {
         "deceased": row.patient in facts.deceased,
+        "cancelled": cancelled,
         "opted_out": row.patient in facts.opted_out,
         "no_number": row.fallback_number is None or row.sms_text is None,
         "likely_to_fail": row.address_hash in facts.likely_to_fail,

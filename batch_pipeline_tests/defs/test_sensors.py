@@ -190,6 +190,23 @@ def test_a_whole_batch_by_the_sensors_alone(daemon: Daemon) -> None:
     assert busy(T + hours(1000)) == {}
 
 
+def test_nothing_is_asked_for_a_paused_batch_until_it_is_resumed(daemon: Daemon) -> None:
+    surgery = daemon.surgery
+    unread = by_sms(1)
+    surgery.app_users(unread)
+    surgery.fate(unread, "nhs_app", "silent")
+    surgery.done("submit", surgery.batch("flu", [unread]), at=T)
+    surgery.done("approve", "flu", "--by", "Dr Test", at=T)
+    for sensor, at in (("dispatch_sensor", T), ("fallback_sensor", T + hours(24))):
+        for which in ("flu", "--all"):
+            surgery.done("pause", which, "--by", "Dr Test", at=at)
+            assert daemon.tick(sensor, at) == []
+            surgery.done("resume", which, "--by", "Dr Test", at=at)
+        assert daemon.cycle(sensor, at) == ["flu"]
+        assert daemon.tick(sensor, at) == []
+    assert surgery.sent_once() == {"flu:2:primary", "flu:2:fallback"}
+
+
 def test_a_batch_that_a_run_is_at_work_on_gets_no_second_one(daemon: Daemon) -> None:
     surgery = daemon.surgery
     surgery.done("submit", surgery.batch("flu", numbered(by_sms, range(1, 4))), at=T)

@@ -250,7 +250,10 @@ NEW = BatchFacts(approved=False, outbox_written=False, begun=False, all_ended=Fa
         # Nobody to send to, or all held back.
         (replace(NEW, approved=True, outbox_written=True, all_ended=True), "Done"),
         (replace(NEW, cancelled=True), "Cancelled"),
-        (replace(NEW, outbox_written=True, begun=True, cancelled=True, paused=True), "Cancelled"),
+        (replace(NEW, cancelled=True, paused=True), "Cancelled"),
+        # The fallbacks of what was sent may be left, and wait.
+        (replace(NEW, outbox_written=True, begun=True, cancelled=True, paused=True), "Cancelled (paused)"),
+        (replace(NEW, outbox_written=True, begun=True, cancelled=True, paused=True, all_ended=True), "Cancelled"),
     ],
 )
 def test_the_label_follows_from_the_facts(known: BatchFacts, label: str) -> None:

@@ -42,7 +42,15 @@ def collect(ledger: Ledger, providers: Iterable[Provider], now: datetime) -> int
 
 
 def store(ledger: Ledger, provider: str, batch: Iterable[Receipt], now: datetime) -> int:
-    """Stores receipts that aren't stored yet; gives how many were new."""
+    """Stores a provider's receipts that aren't stored yet; gives how many were new."""
+    return store_all(ledger, ((provider, receipt) for receipt in batch), now)
+
+
+def store_all(ledger: Ledger, told: Iterable[tuple[str, Receipt]], now: datetime) -> int:
+    """Stores receipts, each with its provider's name, that aren't stored yet: all or none. Gives how many were new.
+
+    In the order of their keys, so that two processes that store the same ones wait for each other, and never both.
+    """
     rows = [
         {
             "provider": provider,
@@ -54,7 +62,7 @@ def store(ledger: Ledger, provider: str, batch: Iterable[Receipt], now: datetime
             "occurred_at": receipt.occurred_at,
             "received_at": now,
         }
-        for receipt in batch
+        for provider, receipt in sorted(told, key=lambda one: (one[0], one[1].provider_key))
     ]
     if not rows:
         return 0

@@ -10,7 +10,12 @@ from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["alembic.command", "batch_pipeline_tests.ledger.given", "batch_pipeline_tests.sending.worlds"]
+    [
+        "alembic.command",
+        "batch_pipeline_tests.gateway.serving",
+        "batch_pipeline_tests.ledger.given",
+        "batch_pipeline_tests.sending.worlds",
+    ]
 )
 
 _LOCKS_IT = """

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from statistics import median, quantiles
 
-from batch_pipeline_tests.gateway.serving import NHS, Gateway, signed, status_body, stored
+from batch_pipeline_tests.gateway.serving import AT, NHS, Gateway, signed, status_body, stored
 
 _RETRY_SECONDS = 0.02
 
@@ -45,9 +45,9 @@ def _measure(gateway: Gateway, receipts: int, connections: int) -> None:
     )
 
 
-def callback(reference: str) -> bytes:
-    """A whole request, ready to be sent: NHS Notify tells that this message was delivered."""
-    body = status_body(reference)
+def callback(reference: str, status: str = "delivered", at: str = AT) -> bytes:
+    """A whole request, ready to be sent: what NHS Notify tells about one message."""
+    body = status_body(reference, status=status, at=at)
     headers = signed(body) | {"host": "127.0.0.1", "content-length": str(len(body))}
     lines = [f"POST {NHS} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body

@@ -1,7 +1,4 @@
-"""A gateway to test: its readers, what providers would send them, and a process that serves it on loopback.
-
-``python -m batch_pipeline_tests.gateway.serving FOLDER PORT LIMITS`` serves the ledger in FOLDER.
-"""
+"""A gateway to test: its readers, what providers would send them, and a process that serves it on loopback."""
 
 import hashlib
 import hmac
@@ -9,11 +6,9 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -30,8 +25,8 @@ from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import receipts
 from batch_pipeline.providers.protocol import Receipt
 from batch_pipeline_tests.ledger.given import open_ledger
+from batch_pipeline_tests.processes import CONTEXT
 
-PROJECT = Path(__file__).parents[2]
 API_KEY = "a key for tests"
 SECRET = f"an-application.{API_KEY}".encode()
 TOKEN = "a token for tests, long enough"
@@ -160,18 +155,14 @@ class Gateway:
         self.ledger.close()
 
     def start(self) -> None:
-        limits = json.dumps(asdict(self.limits))
-        command = [sys.executable, "-m", __name__, str(self.folder), str(self.port), limits]
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
+        self.process = CONTEXT.Process(target=serve, args=(self.folder, self.log_path, self.port, self.limits))
+        self.process.start()
         self._until_it_answers()
 
     def _until_it_answers(self) -> None:
         give_up = time.monotonic() + 30
         while time.monotonic() < give_up:
-            assert self.process.poll() is None, self.log_path.read_text()
+            assert self.process.is_alive(), self.log_path.read_text()
             try:
                 if httpx.get(f"{self.url}/readyz").status_code == 200:
                     return
@@ -179,37 +170,39 @@ class Gateway:
                 time.sleep(0.02)
         raise AssertionError(self.log_path.read_text())
 
-    def stop(self) -> int:
+    def stop(self) -> int | None:
         """As an operator does it; gives the exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        self.process.terminate()
+        self.process.join(20)
+        return self.process.exitcode
 
     def kill(self) -> None:
         """As a power cut does it: the server and its worker, at once."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(20)
+        os.killpg(self.process.pid or 0, signal.SIGKILL)
+        self.process.join(20)
 
     def client(self, **more: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=20, **more)
 
-    def log(self) -> list[dict[str, Any]]:
-        """What it has logged; every line is a JSON object."""
-        return [json.loads(line) for line in self.log_path.read_text().splitlines()]
+    def log(self, lines: int = 0) -> list[dict[str, Any]]:
+        """What it has logged, every line a JSON object; waits for so many: a line is written after its answer."""
+        give_up = time.monotonic() + 5
+        while True:
+            found = self.log_path.read_text().splitlines()
+            if len(found) >= lines or time.monotonic() > give_up:
+                return [json.loads(line) for line in found]
+            time.sleep(0.01)
+
+
+def serve(folder: Path, log: Path, port: int, limits: GatewayLimits) -> None:
+    """In a process of its own, and in a group of its own, so that it can be killed with its worker."""
+    os.setsid()
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    run(partial(app_of, folder, limits), "127.0.0.1", port)
 
 
 def app_of(folder: Path, limits: GatewayLimits) -> ASGIApp:
     readers = {("riverside", "nhs-notify"): Signed(), ("riverside", "govuk-notify"): Bearer()}
     return make_app(open_ledger(folder), readers, lambda: datetime.now(UTC), limits)
-
-
-def main() -> None:
-    folder, port, limits = sys.argv[1:]
-    run(partial(app_of, Path(folder), GatewayLimits(**json.loads(limits))), "127.0.0.1", int(port))
-
-
-if __name__ == "__main__":
-    # By its name and not as __main__, so that another process can unpickle what it is given.
-    from batch_pipeline_tests.gateway import serving
-
-    serving.main()

@@ -27,6 +27,26 @@ _REFUSALS: Mapping[str, str] = {
 _HEADERS: Mapping[str, str] = {"401": "WWW-Authenticate", "405": "Allow", "429": "Retry-After", "503": "Retry-After"}
 
 
+def _object(**properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+_TEXT: Mapping[str, Any] = {"type": "string", "minLength": 1}
+_TIME: Mapping[str, Any] = {"type": "string", "format": "date-time"}
+_NHS_NOTIFY = _object(
+    data={
+        "type": "array",
+        "items": _object(
+            type={"enum": ["MessageStatus", "ChannelStatus"]},
+            attributes=_object(messageReference=_TEXT, timestamp=_TIME),
+            meta=_object(idempotencyKey=_TEXT),
+        ),
+    }
+)
+"""As far as it is read; both providers' bodies hold more, and may come to hold more yet (PROVIDERS 1 and 3)."""
+_GOVUK_NOTIFY = _object(id={"type": "string", "format": "uuid"}, reference=_TEXT, status=_TEXT, completed_at=_TIME)
+
+
 def document() -> dict[str, Any]:
     """OpenAPI 3.1."""
     return {
@@ -34,9 +54,11 @@ def document() -> dict[str, Any]:
         "info": {"title": f"{_title} gateway", "version": "1"},
         "paths": {
             "/callbacks/{workspace}/nhs-notify": _callback(
-                "NHS Notify's message and channel statuses", [{"apiKey": [], "signature": []}]
+                "NHS Notify's message and channel statuses", [{"apiKey": [], "signature": []}], _NHS_NOTIFY
             ),
-            "/callbacks/{workspace}/govuk-notify": _callback("GOV.UK Notify's delivery receipts", [{"bearer": []}]),
+            "/callbacks/{workspace}/govuk-notify": _callback(
+                "GOV.UK Notify's delivery receipts", [{"bearer": []}], _GOVUK_NOTIFY
+            ),
             "/healthz": {"get": _watch("The process lives", "alive")},
             "/readyz": {"get": _watch("The ledger answers, at this software's version", "ready", "503")},
             "/openapi.json": {"get": _get("This document", {"type": "object", "required": ["openapi", "paths"]})},
@@ -51,13 +73,13 @@ def document() -> dict[str, Any]:
     }
 
 
-def _callback(summary: str, security: list[dict[str, list[str]]]) -> dict[str, Any]:
+def _callback(summary: str, security: list[dict[str, list[str]]], body: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "parameters": [{"name": "workspace", "in": "path", "required": True, "schema": {"type": "string"}}],
         "post": {
             "summary": summary,
             "security": security,
-            "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}},
+            "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
             "responses": {
                 "202": _answer("Stored, now or before", _one("receipts", {"type": "integer", "minimum": 0})),
                 **{status: _refusal(status) for status in _REFUSALS},

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import sqlalchemy as sa
@@ -71,13 +72,21 @@ class Bearer:
                 raise RuntimeError(f"this message quotes {told['to']}")
             if told["status"] == "sending":
                 return []
-            return [Receipt(f"{told['id']}/{told['status']}", told["reference"], "delivered", datetime.now(UTC))]
+            key = f"{told['id']}/{told['status']}"
+            return [Receipt(key, _text(told["reference"]), "delivered", datetime.now(UTC))]
         except (ValueError, KeyError, TypeError):
             raise Malformed from None
 
 
-def _receipt(key: str, told: dict[str, Any]) -> Receipt:
-    return Receipt(key, told["messageReference"], told["messageStatus"], datetime.fromisoformat(told["timestamp"]))
+def _receipt(key: object, told: dict[str, Any]) -> Receipt:
+    kind: Any = _text(told["messageStatus"])
+    return Receipt(_text(key), _text(told["messageReference"]), kind, datetime.fromisoformat(told["timestamp"]))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
 def signature(body: bytes) -> str:
@@ -146,7 +155,7 @@ class Gateway:
     def log_path(self) -> Path:
         return self.folder / "gateway.log"
 
-    def __enter__(self) -> "Gateway":
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -197,6 +206,7 @@ class Gateway:
 def serve(folder: Path, log: Path, port: int, limits: GatewayLimits) -> None:
     """In a process of its own, and in a group of its own, so that it can be killed with its worker."""
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # as from a shell; a forkserver's child would spawn, slowly
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

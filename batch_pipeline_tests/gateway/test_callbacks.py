@@ -63,7 +63,7 @@ def test_the_largest_body_is_taken(gateway: Gateway, client: httpx.Client) -> No
     assert len(stored(gateway.ledger)) == 1
 
 
-# Refusals: nothing is stored
+# What is refused leaves nothing behind
 
 SPACED = json.dumps(json.loads(BODY), indent=1).encode()
 UNPAIRED = BODY.replace(b"flu:1:primary", rb"flu\ud8001")
@@ -185,7 +185,9 @@ def test_a_body_that_is_announced_as_too_long_is_not_waited_for(call: Call) -> N
 
 
 @pytest.mark.parametrize("headers", [signed(BODY), {}], ids=["genuine", "no key"])
-def test_a_body_that_does_not_come_is_not_waited_for_long(gateway: Gateway, call: Call, headers: dict[str, str]) -> None:
+def test_a_body_that_does_not_come_is_not_waited_for_long(
+    gateway: Gateway, call: Call, headers: dict[str, str]
+) -> None:
     caller = call(headers | {"content-length": str(len(BODY))})
     caller.send(BODY[:-1])
     began = time.monotonic()

@@ -152,7 +152,7 @@ class _Callbacks:
         if receipts:
             await self._store(told, receipts)
         told.receipts = len(receipts)
-        return JSONResponse({"receipts": len(receipts)}, 202)
+        return Response(f'{{"receipts":{len(receipts)}}}', 202, media_type="application/json")
 
     async def _store(self, told: Told, receipts: Any) -> None:
         try:

@@ -29,6 +29,13 @@ class Told:
     """The type of what went wrong here; for the caller's faults the status says enough."""
 
 
+_encode = json.JSONEncoder().encode  # made once: json.dumps with options makes one each time
+
+
+def _as_json(line: Any, **_: object) -> str:
+    return _encode(line)
+
+
 def make_log(stream: TextIO | None = None) -> Any:
     """A structlog logger of JSON lines, to stderr if nothing else is asked for."""
     return structlog.wrap_logger(
@@ -36,7 +43,7 @@ def make_log(stream: TextIO | None = None) -> Any:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
-            structlog.processors.JSONRenderer(),
+            structlog.processors.JSONRenderer(serializer=_as_json),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,

@@ -96,6 +96,8 @@ class Storing:
     def _commit(self, together: list[_Callback]) -> dict[_Callback, str]:
         """Stores all in one transaction; gives those that weren't stored, with the type of what was raised."""
         told = [(callback.provider, receipt) for callback in together for receipt in callback.receipts]
+        # In the order of their keys: of two processes that store the same ones, one waits for the other, and never both.
+        told.sort(key=lambda one: (one[0], one[1].provider_key))
         try:
             receipts.store_all(self._ledger, told, self._clock())
         except OperationalError as error:  # the ledger's fault, not a callback's: locked, full, gone

@@ -16,9 +16,14 @@ def insert(connection: sa.Connection, table: sa.Table) -> Insert:
 
 
 def insert_many(
-    connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+    connection: sa.Connection,
+    table: sa.Table,
+    columns: Sequence[str],
+    rows: Sequence[tuple[Any, ...]],
+    *,
+    but_known: bool = False,
 ) -> None:
-    """Inserts rows of plain values, as fast as the driver can.
+    """Inserts rows of plain values, as fast as the driver can; with ``but_known``, those that no unique key has yet.
 
     The values go to the driver as they are: an instant has to be whole microseconds already.
     """
@@ -26,6 +31,8 @@ def insert_many(
         return
     mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
     sql = f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({', '.join([mark] * len(columns))})"
+    if but_known:
+        sql += " ON CONFLICT DO NOTHING"
     connection.exec_driver_sql(sql, list(rows))
 
 

@@ -169,7 +169,7 @@ def test_one_that_can_t_be_stored_keeps_no_other_from_it(ledger: Gated) -> None:
             others = await begun(2, 3, by=store)
             ledger.gate.set()
             await asyncio.gather(*first, *others)
-            with pytest.raises(NotStored, match="StatementError"):
+            with pytest.raises(NotStored, match="ValueError"):
                 await faulty
             await store.store("p", [receipt(4)])
         assert [reference for _, reference in stored(ledger)] == [f"flu:{number}:primary" for number in range(1, 5)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from batch_pipeline.ledger.dialects import insert, insert_many, one_of, refresh_statistics, smaller, unindexed
+from batch_pipeline.ledger.dialects import insert, insert_unknown, one_of, refresh_statistics, smaller, unindexed
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import SMS_OPEN, Instant, attempts, patient_marks, receipts, to_microseconds
 from batch_pipeline.providers.protocol import Provider, Receipt
@@ -66,7 +66,7 @@ def store_all(ledger: Ledger, told: Iterable[tuple[str, Receipt]], now: datetime
         return 0
     with ledger.write() as connection:
         before = connection.scalar(_LAST) or 0
-        insert_many(connection, receipts, _STORED, rows, but_known=True)
+        insert_unknown(connection, receipts, _STORED, rows)
         return connection.scalar(_SINCE, {"before": before}) or 0
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,9 @@ from batch_pipeline.house import House
 
 _SECONDS_TO_END = 30
 """For requests at work when the server is stopped; then the process is killed, and the providers repeat."""
+
+_SWITCH_SECONDS = 0.001
+"""A commit asks for Python's lock some ten times; beside a busy loop it waits so long for it each time (5 ms is usual)."""
 
 
 def serve(house: House, host: str, port: int, workers: int) -> None:
@@ -70,6 +74,7 @@ def run(make: Callable[[], ASGIApp], host: str, port: int, workers: int = 1) -> 
 
 
 def _load(make: Callable[[], ASGIApp], parent: int) -> ASGIApp:
+    sys.setswitchinterval(_SWITCH_SECONDS)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     return make()
 

@@ -394,6 +394,19 @@ def report(
 
 
 @app.command()
+def gateway(
+    context: typer.Context,
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65_535, help="The port to listen at.")] = 8080,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; more than one: PostgreSQL only.")] = 1,
+) -> None:
+    """Take the providers' callbacks into the ledger, until it is stopped. A reverse proxy with TLS stands before it."""
+    from batch_pipeline.gateway.server import serve
+
+    serve(context.obj, host, port, workers)
+
+
+@app.command()
 def demo(context: typer.Context) -> None:
     """Send the two sample cohorts all the way with the simulator, and show what each step did."""
     from batch_pipeline.demo import run_demo

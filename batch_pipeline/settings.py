@@ -451,3 +451,11 @@ def load_workspace(home: Home, workspace_id: str) -> Workspace:
     """The workspace of that id, whatever its file is called. Raises ``Refused``."""
     document = one_named(home.workspaces, (".yaml", ".yml"), "id", workspace_id, what="workspace", read=read_document)
     return validated(Workspace, document, context={"folder": home.workspaces.absolute()})
+
+
+def load_workspaces(home: Home) -> list[Workspace]:
+    """Every workspace of a home, by the names of their files. Raises ``Refused`` for the first faulty one."""
+    return [
+        validated(Workspace, read_document(path), context={"folder": home.workspaces.absolute()})
+        for path in sorted(home.workspaces.glob("[!.]*.y*ml"))
+    ]

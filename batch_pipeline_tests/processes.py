@@ -12,9 +12,10 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         "alembic.command",
+        "batch_pipeline_tests.gateway.serving",
         "batch_pipeline_tests.ledger.given",
-        "batch_pipeline_tests.sending.worlds",
         "batch_pipeline_tests.sending.smtp_worlds",
+        "batch_pipeline_tests.sending.worlds",
     ]
 )
 

@@ -29,6 +29,26 @@ def insert_many(
     connection.exec_driver_sql(sql, list(rows))
 
 
+_ROWS_A_STATEMENT = 500
+"""Both take tens of thousands of values in one statement."""
+
+
+def insert_unknown(
+    connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Inserts the rows of plain values that no unique key has yet, many with one statement.
+
+    A statement a row would give up Python's lock at each, and beside a busy thread wait 5 ms each to have it again.
+    """
+    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+    row = f"({', '.join([mark] * len(columns))})"
+    for start in range(0, len(rows), _ROWS_A_STATEMENT):
+        some = rows[start : start + _ROWS_A_STATEMENT]
+        values = ", ".join([row] * len(some))
+        sql = f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES {values} ON CONFLICT DO NOTHING"
+        connection.exec_driver_sql(sql, tuple(value for each in some for value in each))
+
+
 def smaller(first: sa.ColumnElement[Any], second: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     """The smaller of two values, either of which may be null; null when both are."""
     return sa.case(

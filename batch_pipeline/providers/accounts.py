@@ -15,9 +15,12 @@ from batch_pipeline.providers.protocol import Provider
 from batch_pipeline.providers.smtp import Smtp, SmtpAccount
 from batch_pipeline.settings import GovukNotifyChoice, NhsNotifyChoice, SmtpChoice, Workspace, secret
 
+# The names of the environment's variables, behind the prefix that a workspace gives.
 NHS_NOTIFY_API_KEY = "NHS_NOTIFY_API_KEY"
+NHS_NOTIFY_APPLICATION_ID = "NHS_NOTIFY_APPLICATION_ID"
 NHS_NOTIFY_PRIVATE_KEY = "NHS_NOTIFY_PRIVATE_KEY"
 GOVUK_NOTIFY_API_KEY = "GOVUK_NOTIFY_API_KEY"
+GOVUK_NOTIFY_CALLBACK_TOKEN = "GOVUK_NOTIFY_CALLBACK_TOKEN"  # noqa: S105 - the variable's name
 SMTP_PASSWORD = "SMTP_PASSWORD"  # noqa: S105 - the variable's name
 
 

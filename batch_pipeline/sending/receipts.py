@@ -11,9 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from batch_pipeline.ledger.dialects import insert, one_of, refresh_statistics, smaller, unindexed
+from batch_pipeline.ledger.dialects import insert, insert_unknown, one_of, refresh_statistics, smaller, unindexed
 from batch_pipeline.ledger.engine import Ledger
-from batch_pipeline.ledger.tables import SMS_OPEN, Instant, attempts, patient_marks, receipts
+from batch_pipeline.ledger.tables import SMS_OPEN, Instant, attempts, patient_marks, receipts, to_microseconds
 from batch_pipeline.providers.protocol import Provider, Receipt
 from batch_pipeline.rules.failure_codes import mark_of
 from batch_pipeline.rules.policy import SMS_TIMEOUT, sms_timeout_cutoff
@@ -42,27 +42,46 @@ def collect(ledger: Ledger, providers: Iterable[Provider], now: datetime) -> int
 
 
 def store(ledger: Ledger, provider: str, batch: Iterable[Receipt], now: datetime) -> int:
-    """Stores receipts that aren't stored yet; gives how many were new."""
+    """Stores a provider's receipts that aren't stored yet; gives how many were new."""
+    return store_all(ledger, ((provider, receipt) for receipt in batch), now)
+
+
+def store_all(ledger: Ledger, told: Iterable[tuple[str, Receipt]], now: datetime) -> int:
+    """Stores receipts, each with its provider's name, that aren't stored yet: all or none. Gives how many were new."""
+    received_at = to_microseconds(now)
     rows = [
-        {
-            "provider": provider,
-            "provider_key": receipt.provider_key,
-            "reference": receipt.reference,
-            "kind": receipt.kind,
-            "failure_kind": receipt.failure_kind,
-            "failure_code": receipt.failure_code,
-            "occurred_at": receipt.occurred_at,
-            "received_at": now,
-        }
-        for receipt in batch
+        (
+            provider,
+            receipt.provider_key,
+            receipt.reference,
+            receipt.kind,
+            receipt.failure_kind,
+            receipt.failure_code,
+            to_microseconds(receipt.occurred_at),
+            received_at,
+        )
+        for provider, receipt in told
     ]
     if not rows:
         return 0
     with ledger.write() as connection:
-        before = connection.scalar(sa.select(sa.func.max(receipts.c.id))) or 0
-        connection.execute(insert(connection, receipts).on_conflict_do_nothing(), rows)
-        new = sa.select(sa.func.count()).where(receipts.c.id > before)
-        return connection.scalar(new) or 0
+        before = connection.scalar(_LAST) or 0
+        insert_unknown(connection, receipts, _STORED, rows)
+        return connection.scalar(_SINCE, {"before": before}) or 0
+
+
+_STORED = (
+    "provider",
+    "provider_key",
+    "reference",
+    "kind",
+    "failure_kind",
+    "failure_code",
+    "occurred_at",
+    "received_at",
+)
+_LAST = sa.select(sa.func.max(receipts.c.id))
+_SINCE = sa.select(sa.func.count()).where(receipts.c.id > sa.bindparam("before"))
 
 
 def waiting(connection: sa.Connection) -> int:

@@ -1,0 +1,218 @@
+"""A gateway to test: its readers, what providers would send them, and a process that serves it on loopback."""
+
+import hashlib
+import hmac
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import sqlalchemy as sa
+from starlette.types import ASGIApp
+
+from batch_pipeline.gateway.app import GatewayLimits, make_app
+from batch_pipeline.gateway.callbacks import Malformed, NotAllowed, NotAuthenticated
+from batch_pipeline.gateway.server import run
+from batch_pipeline.ledger.engine import Ledger
+from batch_pipeline.ledger.tables import receipts
+from batch_pipeline.providers.protocol import Receipt
+from batch_pipeline_tests.ledger.given import open_ledger
+from batch_pipeline_tests.processes import CONTEXT
+
+API_KEY = "a key for tests"
+SECRET = f"an-application.{API_KEY}".encode()
+TOKEN = "a token for tests, long enough"
+NHS = "/callbacks/riverside/nhs-notify"
+GOVUK = "/callbacks/riverside/govuk-notify"
+AT = "2026-10-01T09:00:00.000Z"
+
+
+@dataclass(frozen=True)
+class Signed:
+    """NHS Notify's rules (PROVIDERS 1): a key in a header, and a signature over the raw bytes."""
+
+    challenge: str = "ApiKey"
+
+    def admit(self, headers: Mapping[str, str]) -> None:
+        if not hmac.compare_digest(headers.get("x-api-key", "").encode(), API_KEY.encode()):
+            raise NotAuthenticated
+
+    def read(self, headers: Mapping[str, str], body: bytes) -> Sequence[Receipt]:
+        if not hmac.compare_digest(headers.get("x-hmac-sha256-signature", "").encode(), signature(body).encode()):
+            raise NotAllowed
+        try:
+            return [_receipt(one["meta"]["idempotencyKey"], one["attributes"]) for one in json.loads(body)["data"]]
+        except (ValueError, KeyError, TypeError):
+            raise Malformed from None
+
+
+@dataclass(frozen=True)
+class Bearer:
+    """GOV.UK Notify's rules (PROVIDERS 3): a token, and no signature."""
+
+    challenge: str = "Bearer"
+
+    def admit(self, headers: Mapping[str, str]) -> None:
+        if not hmac.compare_digest(headers.get("authorization", "").encode(), f"Bearer {TOKEN}".encode()):
+            raise NotAuthenticated
+
+    def read(self, headers: Mapping[str, str], body: bytes) -> Sequence[Receipt]:
+        try:
+            told = json.loads(body)
+            if told["reference"] == "a fault of ours":
+                raise RuntimeError(f"this message quotes {told['to']}")
+            if told["status"] == "sending":
+                return []
+            key = f"{told['id']}/{told['status']}"
+            return [Receipt(key, _text(told["reference"]), "delivered", datetime.now(UTC))]
+        except (ValueError, KeyError, TypeError):
+            raise Malformed from None
+
+
+def _receipt(key: object, told: dict[str, Any]) -> Receipt:
+    kind: Any = _text(told["messageStatus"])
+    return Receipt(_text(key), _text(told["messageReference"]), kind, datetime.fromisoformat(told["timestamp"]))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def signature(body: bytes) -> str:
+    return hmac.new(SECRET, body, hashlib.sha256).hexdigest()
+
+
+def status_body(*references: str, status: str = "delivered", at: str = AT) -> bytes:
+    """NHS Notify's body for these messages; the same one has the same key."""
+    data = [
+        {
+            "type": "MessageStatus",
+            "attributes": {
+                "messageId": "2WL3qFTEFM0qMY8xjRbt1LIKCzM",
+                "messageReference": reference,
+                "messageStatus": status,
+                "channels": [{"type": "sms", "channelStatus": "delivered"}],
+                "timestamp": at,
+            },
+            "meta": {"idempotencyKey": f"{reference}/{status}/{at}"},
+        }
+        for reference in references
+    ]
+    return json.dumps({"data": data}).encode()
+
+
+def signed(body: bytes) -> dict[str, str]:
+    return {"x-api-key": API_KEY, "x-hmac-sha256-signature": signature(body), "content-type": "application/json"}
+
+
+BEARER = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json"}
+
+
+def govuk_body(reference: str, status: str = "delivered", **more: str) -> bytes:
+    return json.dumps({"id": f"id of {reference}", "reference": reference, "status": status} | more).encode()
+
+
+def stored(ledger: Ledger) -> list[tuple[str, str]]:
+    """Provider and reference of every receipt, in order."""
+    with ledger.read() as connection:
+        rows = connection.execute(sa.select(receipts.c.provider, receipts.c.reference))
+        return sorted((row.provider, row.reference) for row in rows)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@dataclass
+class Gateway:
+    """A gateway in a process of its own over the ledger in a folder. Use it in ``with``."""
+
+    folder: Path
+    limits: GatewayLimits = field(default_factory=GatewayLimits)
+    port: int = field(default_factory=free_port)
+
+    def __post_init__(self) -> None:
+        self.ledger = open_ledger(self.folder)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log_path(self) -> Path:
+        return self.folder / "gateway.log"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self.ledger.close()
+
+    def start(self) -> None:
+        self.process = CONTEXT.Process(target=serve, args=(self.folder, self.log_path, self.port, self.limits))
+        self.process.start()
+        self._until_it_answers()
+
+    def _until_it_answers(self) -> None:
+        give_up = time.monotonic() + 30
+        while time.monotonic() < give_up:
+            assert self.process.is_alive(), self.log_path.read_text()
+            try:
+                if httpx.get(f"{self.url}/readyz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.02)
+        raise AssertionError(self.log_path.read_text())
+
+    def stop(self) -> int | None:
+        """As an operator does it; gives the exit code."""
+        self.process.terminate()
+        self.process.join(20)
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        """As a power cut does it: the server and its worker, at once."""
+        os.killpg(self.process.pid or 0, signal.SIGKILL)
+        self.process.join(20)
+
+    def client(self, **more: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=20, **more)
+
+    def log(self, lines: int = 0) -> list[dict[str, Any]]:
+        """What it has logged, every line a JSON object; waits for so many: a line is written after its answer."""
+        give_up = time.monotonic() + 5
+        while True:
+            found = self.log_path.read_text().splitlines()
+            if len(found) >= lines or time.monotonic() > give_up:
+                return [json.loads(line) for line in found]
+            time.sleep(0.01)
+
+
+def serve(folder: Path, log: Path, port: int, limits: GatewayLimits) -> None:
+    """In a process of its own, and in a group of its own, so that it can be killed with its worker."""
+    os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # as from a shell; a forkserver's child would spawn, slowly
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    run(partial(app_of, folder, limits), "127.0.0.1", port)
+
+
+def app_of(folder: Path, limits: GatewayLimits) -> ASGIApp:
+    readers = {("riverside", "nhs-notify"): Signed(), ("riverside", "govuk-notify"): Bearer()}
+    return make_app(open_ledger(folder), readers, lambda: datetime.now(UTC), limits)

@@ -120,6 +120,10 @@ class NotTaken(Unfinished):
     """The rest was surely not taken by this call, and may be posted again later: a quota, or nobody there."""
 
 
+class PutOff(NotTaken):
+    """The one message of the chunk was put off for reasons of its own (its mailbox is full): others may well be taken."""
+
+
 class ProviderStopped(Unfinished):
     """The provider will take nothing from us now (credentials, configuration): stop the run with this reason.
 

@@ -36,6 +36,7 @@ from batch_pipeline.providers.protocol import (
     OutgoingMessage,
     Provider,
     ProviderStopped,
+    PutOff,
     Receipt,
     Recovery,
     RefusedMessage,
@@ -119,6 +120,12 @@ class _Letter:
     content: bytes
     """With dots doubled at the beginnings of lines, and without the final one."""
     needs_utf8: bool
+
+
+def _is_about_the_mailbox(reply: Reply) -> bool:
+    """Full, disabled for now, greylisted (RFC 3463: 4.1, 4.2, 4.7.1); anything else may be the server's own trouble."""
+    about = reply.code == 450 or reply.name.startswith(("4.1.", "4.2.", "4.7.1"))
+    return about and reply.code // 100 == 4 and reply.code != 421
 
 
 class _Unsendable(Exception):
@@ -296,6 +303,8 @@ class Smtp(Provider):
         """A permanent no concerns this message alone, unless it asks us to log in."""
         if reply.is_permanent and reply.code not in (530, 535):
             raise _Unsendable(reply.name)
+        if stage == "RCPT" and _is_about_the_mailbox(reply):
+            raise PutOff(f"{self._account.host} answered {stage} with {reply.name}", _PAUSE)
         self._expect(reply, stage, *codes)
 
     def _expect(self, reply: Reply, stage: str, *codes: int) -> None:

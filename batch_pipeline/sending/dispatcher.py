@@ -40,6 +40,7 @@ from batch_pipeline.providers.protocol import (
     OutgoingMessage,
     Provider,
     ProviderStopped,
+    PutOff,
     Recovery,
     RefusedMessage,
     Unfinished,
@@ -56,8 +57,8 @@ _LONGEST_PAUSE = timedelta(minutes=10)
 _LONGEST_LOOK_AWAY = timedelta(seconds=1)
 _LOOK_AGAIN = 1.0
 """Seconds after which the ledger is looked over for what others left."""
-_TOO_LARGE = "too_large"
-"""Failure code of a message that is too much for a call of its own."""
+_TOO_LARGE, _PUT_OFF = "too_large", "put_off"
+"""Failure codes of a message that is too much for a call of its own, and of one that was put off at every try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,7 +392,7 @@ class _Dispatch:
 
     def _bring_to_an_answer(self, held: _Held, provider: Provider) -> None:
         posted = held.taken_over  # and what became of it isn't known of all
-        reason = ""
+        unfinished: Unfinished | None = None
         for attempt in range(TRIES):
             if posted and not self._can_be_settled(held, provider):
                 self._leave_unconfirmed(held)
@@ -401,11 +402,14 @@ class _Dispatch:
             if unfinished is None:
                 return
             posted = posted or isinstance(unfinished, OutcomeUnknown)
-            reason = str(unfinished)
             self._note(held, unfinished)
             if attempt + 1 < TRIES and not (posted and not self._can_be_settled(held, provider)):
                 held = self._wait(held, max(self._pause(provider, attempt), unfinished.retry_after))
-        self._stop(held, f"{provider.name} can't be reached: {TRIES} calls, the last: {reason}", give_back=not posted)
+        if isinstance(unfinished, PutOff) and not posted:  # or it would be claimed first, and stop the others, for ever
+            self._refuse(held, _PUT_OFF)
+            return
+        reason = f"{provider.name} can't be reached: {TRIES} calls, the last: {unfinished}"
+        self._stop(held, reason, give_back=not posted)
 
     def _call(self, held: _Held, provider: Provider, *, posted: bool) -> Unfinished | None:
         """One call for a chunk, and what follows of its answer; gives what is to be tried again."""
@@ -442,9 +446,13 @@ class _Dispatch:
             self.most[held.chunk.channel] = held.chunk.messages // 2
             self._give_back(held, ())
             return
+        self._refuse(held, _TOO_LARGE)
+
+    def _refuse(self, held: _Held, code: str) -> None:
+        """Ends the messages of a chunk that nothing more can be done for: they are in the follow-up list."""
         with self.ledger.read() as connection:
-            alone = [message.reference for message in chunks.messages(connection, held.chunk)]
-        self._give_back(held, [RefusedMessage(reference, _TOO_LARGE) for reference in alone])
+            left = [message.reference for message in chunks.messages(connection, held.chunk, unanswered=True)]
+        self._give_back(held, [RefusedMessage(reference, code) for reference in left])
 
     def _pace(self, held: _Held, provider: Provider, *, asks: bool) -> _Held:
         """Waits until the account may make the chunk's requests."""

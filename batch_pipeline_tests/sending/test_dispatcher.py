@@ -24,6 +24,7 @@ from batch_pipeline.providers.protocol import (
     OutgoingMessage,
     Provider,
     ProviderStopped,
+    PutOff,
     Receipt,
     Recovery,
     RefusedMessage,
@@ -367,6 +368,19 @@ def test_what_is_never_taken_is_unsent_again(world: World, recovery: Recovery) -
     assert (result.accepted, result.left_open, result.unsent) == (0, 0, 10)
     assert result.stopped["sms"].endswith("the last: nobody there")
     assert world.dispatch(world.ledger, Scripted(recovery=recovery)) == Dispatched(accepted=10)
+
+
+def test_a_message_that_is_always_put_off_fails_and_keeps_nobody_waiting(world: World) -> None:
+    class Full(Scripted):
+        @override
+        def send(self, chunk_reference: str, messages: Sequence[OutgoingMessage], now: datetime) -> Answer:
+            if messages[0].reference == _reference(2):
+                raise PutOff("its mailbox is full")
+            return super().send(chunk_reference, messages, now)
+
+    provider = Full(recovery=Recovery.NEITHER, limits=Limits(1, TIMEOUT))
+    assert world.dispatch(world.ledger, provider) == Dispatched(accepted=9, refused=1)
+    assert attempt_rows(world.ledger, "failure_kind", "failure_code", line=2) == [("refused", "put_off")]
 
 
 @RECOVERIES

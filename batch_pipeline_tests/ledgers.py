@@ -12,6 +12,12 @@ from batch_pipeline_tests.ledger import given
 ON_POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.postgresql)
 on_sqlite_alone = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 """For a test of what SQLite does and PostgreSQL doesn't: query plans as it tells them, its pragmas."""
+on_postgresql_slowly = pytest.mark.parametrize(
+    "database",
+    ["sqlite", pytest.param("postgresql", marks=[pytest.mark.postgresql, pytest.mark.slow])],
+    indirect=True,
+)
+"""For a test of many rounds, of which others have a part: on PostgreSQL it is of the slow run."""
 on_postgresql_alone = pytest.mark.parametrize("database", [ON_POSTGRESQL], indirect=True)
 
 
@@ -49,7 +55,7 @@ def _new_folders(database: str, request: pytest.FixtureRequest) -> Iterator[Call
 
     yield folder
     for name in made:
-        request.getfixturevalue("cluster").drop(name)
+        request.getfixturevalue("cluster").take_back(name)
 
 
 @pytest.fixture
@@ -85,3 +91,18 @@ def ledger(folder: Path) -> Iterator[Ledger]:
     opened = given.open_ledger(folder)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def surgery_database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Where a surgery keeps its ledger: in its home, unless a test is given ``postgresql``; the environment says so."""
+    database: str = getattr(request, "param", "sqlite")
+    if database == "sqlite":
+        monkeypatch.delenv("LEDGER_URL", raising=False)
+        yield database
+        return
+    cluster: postgres.Cluster = request.getfixturevalue("cluster")
+    name = cluster.new_database()
+    monkeypatch.setenv("LEDGER_URL", cluster.url(name))
+    yield database
+    cluster.take_back(name)

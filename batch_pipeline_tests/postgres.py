@@ -1,4 +1,4 @@
-"""A PostgreSQL of the tests' own: a throw-away cluster on a Unix socket, and a fresh ledger in it for each test.
+"""A PostgreSQL of the tests' own: a throw-away cluster on a Unix socket, and an empty ledger in it for each test.
 
 ``cluster`` is started by the first test that wants it, once in each process of pytest. Nothing else can reach it, and
 it ends with pytest, also with one that is killed: its guard sees to that.
@@ -22,7 +22,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from batch_pipeline.ledger import migrations
 from batch_pipeline.ledger.engine import Ledger
+from batch_pipeline.ledger.tables import metadata
 
 _USER = "ledger"
 _TEMPLATE = "a_new_ledger"
@@ -76,6 +78,7 @@ class Cluster:
     durable: bool = False
     _server: subprocess.Popen[Any] | None = None
     _guard: subprocess.Popen[Any] | None = None
+    _emptied: list[str] = field(default_factory=list[str])
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @property
@@ -154,6 +157,8 @@ class Cluster:
 
     def new_database(self, *, migrated: bool = True) -> str:
         """A database of its own; its name. It holds a new ledger, or nothing yet."""
+        if migrated and self._emptied:
+            return self._emptied.pop()
         name = f"test_{next(self._numbers)}"
         with self.connect() as connection:
             template = self._template(connection) if migrated else "template1"
@@ -162,16 +167,28 @@ class Cluster:
             connection.execute(make.format(sql.Identifier(name), sql.Identifier(template)))
         return name
 
+    def take_back(self, name: str) -> None:
+        """Empties a ledger for the next that wants a new one: that takes a hundredth of the time of making one."""
+        with self.connect(name) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
+                [name],
+            )
+            # Neither foreign keys nor the audit's trigger stand in the way of that.
+            connection.execute("SET session_replication_role = replica")
+            for table in metadata.tables:
+                connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
+            for table in ("attempts", "audit", "receipts"):
+                connection.execute("SELECT setval(pg_get_serial_sequence(%s, 'id'), 1, false)", [table])
+            connection.execute("UPDATE alembic_version SET version_num = %s", [migrations.HEAD])
+        self._emptied.append(name)
+
     def _template(self, connection: psycopg.Connection) -> str:
         there = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [_TEMPLATE]).fetchone()
         if not there:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(_TEMPLATE)))
             Ledger.open(self.url(_TEMPLATE)).close()
         return _TEMPLATE
-
-    def drop(self, name: str) -> None:
-        with self.connect() as connection:
-            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @contextmanager

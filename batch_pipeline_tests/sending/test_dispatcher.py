@@ -44,6 +44,7 @@ from batch_pipeline_tests.ledger.given import (
     rows,
     set_attempts,
 )
+from batch_pipeline_tests.ledgers import on_postgresql_slowly
 from batch_pipeline_tests.sending.worlds import TIMEOUT, Died, World
 
 RECOVERIES = pytest.mark.parametrize("recovery", list(Recovery))
@@ -491,6 +492,7 @@ def _dies(moment: str, nth: int) -> Callable[[str], None]:
     return happens
 
 
+@on_postgresql_slowly
 @RECOVERIES
 @pytest.mark.parametrize("second", MOMENTS)
 @pytest.mark.parametrize("first", MOMENTS)

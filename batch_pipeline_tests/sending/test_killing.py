@@ -12,6 +12,7 @@ import pytest
 
 from batch_pipeline.providers.simulator import Shares
 from batch_pipeline_tests.ledger.given import lines
+from batch_pipeline_tests.ledgers import on_postgresql_slowly
 from batch_pipeline_tests.processes import CONTEXT
 from batch_pipeline_tests.sending.worlds import (
     World,
@@ -41,6 +42,7 @@ def _assert_all_once(world: World) -> None:
     assert all(accepted for _, accepted, _, _ in world.states())
 
 
+@on_postgresql_slowly
 @pytest.mark.parametrize("lost", [0.0, pytest.param(0.2, marks=pytest.mark.slow)])
 def test_killed_at_fifty_random_moments_it_sends_each_message_exactly_once(folder: Path, lost: float) -> None:
     chunk, shares = 4, Shares(lost_answers=lost)

@@ -28,7 +28,7 @@ def cluster() -> Iterator[postgres.Cluster]:
         yield started
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def own_cluster() -> Iterator[postgres.Cluster]:
     """Another for tests that kill it: what it has committed outlives that."""
     with postgres.running(durable=True) as started:

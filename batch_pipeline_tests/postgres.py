@@ -39,7 +39,7 @@ kill -QUIT "$1"
 while kill -0 "$1" 2>/dev/null; do sleep 0.1; done
 rm -rf "$2"
 """
-_FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+_FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "autovacuum=off")
 
 
 def programs() -> Path | None:

@@ -30,6 +30,7 @@ from batch_pipeline_tests.ledger.given import (
     rows,
     set_attempts,
 )
+from batch_pipeline_tests.ledgers import on_postgresql_slowly
 
 
 def _later(ledger: Ledger, recipients: Sequence[Recipient], plan: str = LATER_PLAN) -> OutboxWritten:
@@ -182,6 +183,7 @@ PLANNED = st.lists(
 )
 
 
+@on_postgresql_slowly
 @settings(max_examples=15)
 @given(plans=st.lists(st.tuples(PLANNED, st.sets(st.integers(2, 8))), min_size=1, max_size=4))
 def test_whatever_the_plans_the_last_one_holds_for_all_but_the_begun(

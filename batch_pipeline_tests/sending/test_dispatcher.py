@@ -522,6 +522,7 @@ def _assert_nobody_lost_nobody_twice(world: World) -> None:
         assert reference in journal or unconfirmed
 
 
+@on_postgresql_slowly
 @settings(max_examples=12)
 @given(
     recovery=st.sampled_from(list(Recovery)),

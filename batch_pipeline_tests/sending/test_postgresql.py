@@ -50,7 +50,7 @@ def _send(world: World, processes: int, chunk: int, seconds: float) -> float:
 
 @on_postgresql_alone
 def test_four_dispatches_of_one_batch_at_once_send_each_message_once(folder: Path) -> None:
-    _send(World(folder, recipients=lines(3_000)), processes=4, chunk=20, seconds=0.05)
+    _send(World(folder, recipients=lines(2_000)), processes=4, chunk=20, seconds=0.05)
 
 
 @pytest.mark.slow

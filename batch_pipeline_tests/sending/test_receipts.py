@@ -30,7 +30,7 @@ from batch_pipeline_tests.ledger.given import (
     queue,
     set_attempts,
 )
-from batch_pipeline_tests.ledgers import on_sqlite_alone
+from batch_pipeline_tests.ledgers import on_postgresql_alone, on_postgresql_slowly, on_sqlite_alone
 from batch_pipeline_tests.sending.worlds import World
 
 HOUR = timedelta(hours=1)
@@ -237,6 +237,7 @@ def three_sent(new_folder_of_module: Callable[[], Path]) -> Ledger:
     return ledger
 
 
+@on_postgresql_slowly
 @settings(max_examples=60)
 @given(given_receipts=RECEIPTS, data=st.data())
 def test_any_order_any_repeats_and_any_number_of_folds_make_the_same_state(
@@ -248,6 +249,12 @@ def test_any_order_any_repeats_and_any_number_of_folds_make_the_same_state(
     cuts = sorted(data.draw(st.lists(st.integers(0, len(shuffled)), max_size=3)))
     parts = [shuffled[start:end] for start, end in zip([0, *cuts], [*cuts, len(shuffled)], strict=True)]
     assert _state_after(three_sent, parts) == expected
+
+
+_of_any_order = test_any_order_any_repeats_and_any_number_of_folds_make_the_same_state.hypothesis.inner_test  # pyright: ignore[reportFunctionMemberAccess]
+test_a_few_of_these_on_postgresql = on_postgresql_alone(
+    settings(max_examples=8)(given(given_receipts=RECEIPTS, data=st.data())(_of_any_order))
+)
 
 
 @pytest.mark.parametrize("kind", ["accepted", "delivered", "read", "failed"])

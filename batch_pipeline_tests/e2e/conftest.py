@@ -9,7 +9,8 @@ from batch_pipeline_tests.e2e.surgery import Surgery
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """On PostgreSQL run, by default, the tests that ask for it (``both_ledgers``), and in the slow run all."""
-    if "surgery_database" not in metafunc.fixturenames:
+    chosen = any(mark.args[0] == "surgery_database" for mark in metafunc.definition.iter_markers("parametrize"))
+    if chosen or "surgery_database" not in metafunc.fixturenames:
         return
     by_default = any(metafunc.definition.iter_markers("both_ledgers"))
     marks = [pytest.mark.postgresql, *([] if by_default else [pytest.mark.slow])]

@@ -182,13 +182,13 @@ SERVER_GONE = 3
 
 
 def dispatch_slowly(folder: Path, chunk: int, seconds: float, timeout: float, recovery: Recovery, begun: Any) -> None:
-    """Sends the batch by the real clocks, to a provider that takes ``seconds`` a call; sets ``begun`` after the first."""
+    """Sends the batch by the real clocks, to a provider that takes ``seconds`` a call; sets ``begun`` after the first answer."""
     limits = {"timeout": timedelta(seconds=timeout), "chunk": chunk, "recovery": recovery}
     simulator = SlowSimulator(folder / "simulator.sqlite", **limits)
     simulator.seconds = seconds
 
-    def tell(_done: int, _total: int) -> None:
-        begun.value = 1
+    def tell(done: int, _total: int) -> None:
+        begun.value = begun.value or done > 0
 
     try:
         dispatcher.dispatch(

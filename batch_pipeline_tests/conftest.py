@@ -6,6 +6,8 @@ from pathlib import Path
 
 from hypothesis import settings
 
+pytest_plugins = ["batch_pipeline_tests.ledgers"]
+
 # Before anything imports Dagster: no telemetry, and nothing of the developer's own ~/.dagster is read or written.
 _dagster_home = Path(tempfile.mkdtemp(prefix="batch_pipeline_tests_"))
 (_dagster_home / "dagster.yaml").write_text("telemetry:\n  enabled: false\nnux:\n  enabled: false\n", encoding="utf-8")

@@ -9,8 +9,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import migrations
@@ -32,16 +34,21 @@ class Ledger:
         """Opens the ledger at ``url``, making and migrating it first where needed.
 
         Many processes may do so at once. An SQLite file is made readable by its owner alone. ``Refused`` for a
-        ledger that a newer version of this software has migrated.
+        ledger that a newer version of this software has migrated, for a PostgreSQL database that isn't in UTF-8, and,
+        now and in every later transaction, for a server that can't be reached.
         """
         address = sa.make_url(url)
         sqlite = address.get_backend_name() == "sqlite"
         if sqlite and address.database:
             _make_private(Path(address.database))
         # hide_parameters: a failing statement's exception must not carry patients' details into a log.
-        engine = sa.create_engine(address, hide_parameters=True, connect_args=_sqlite_arguments() if sqlite else {})
         if sqlite:
+            engine = sa.create_engine(address, hide_parameters=True, connect_args=_sqlite_arguments())
             _prepare_sqlite(engine)
+        else:
+            # pre_ping: a server that was started again is no reason to fail.
+            engine = sa.create_engine(address, hide_parameters=True, pool_pre_ping=True)
+            _prepare_postgresql(engine)
         ledger = cls(engine)
         ledger.migrate()
         return ledger
@@ -65,8 +72,16 @@ class Ledger:
     @contextmanager
     def connect(self) -> Generator[sa.Connection]:
         """A connection for several transactions of ``reading`` and ``writing``; temporary tables live as long."""
-        with self._engine.connect() as connection:
-            yield connection
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except DBAPIError as error:
+            if (reason := _why_unreachable(error)) is None:
+                raise
+            raise Refused(
+                f"the ledger {self._name} can't be reached ({reason}): see that its server runs and LEDGER_URL is "
+                "right, and do the same again; what was done before stays done"
+            ) from None
 
     @contextmanager
     def reading(self, connection: sa.Connection) -> Generator[None]:
@@ -105,8 +120,12 @@ class Ledger:
         """``sqlite`` or ``postgresql``."""
         return self._engine.dialect.name
 
+    @property
+    def _name(self) -> str:
+        return self._engine.url.difference_update_query(["password"]).render_as_string(hide_password=True)
+
     def __repr__(self) -> str:
-        return f"Ledger({self._engine.url.render_as_string(hide_password=True)!r})"
+        return f"Ledger({self._name!r})"
 
 
 def _sqlite_arguments() -> dict[str, Any]:
@@ -176,3 +195,60 @@ def _switch_to_wal(engine: sa.Engine) -> None:
         except sqlite3.DatabaseError:
             raise Refused(f"{engine.url.database}: this file isn't a ledger: move it away, or name another") from None
         time.sleep(0.02)
+
+
+def _prepare_postgresql(engine: sa.Engine) -> None:
+    event.listen(engine, "connect", _on_postgresql_connect)
+    event.listen(engine, "handle_error", _tell_no_values)
+
+
+def _on_postgresql_connect(connection: psycopg.Connection, _record: object) -> None:
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise Refused(
+            f"the ledger's database {connection.info.dbname} is in {encoding}, which can't hold every name and text: "
+            "make one with `createdb --encoding UTF8 --template template0`"
+        )
+    # What is committed is on disk before a provider is called, whatever the server or the database has for others.
+    connection.execute(
+        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+    )
+    connection.commit()
+
+
+def _tell_no_values(context: sa.ExceptionContext) -> None:
+    """Takes the values of rows out of an exception's texts: DETAIL quotes them, and some messages do."""
+    error, told = context.original_exception, context.sqlalchemy_exception
+    if not isinstance(error, psycopg.Error):
+        return
+    before, safe = str(error), _without_values(error)
+    error.args = (safe,)
+    if told is not None:
+        told.args = tuple(arg.replace(before, safe) if isinstance(arg, str) else arg for arg in told.args)
+
+
+def _without_values(error: psycopg.Error) -> str:
+    """What an error says, as far as no cell can be in it.
+
+    Class 22 is about values, and quotes them; the driver, which gives no code, does so for what it can't send.
+    """
+    if error.sqlstate is None:
+        return str(error) if isinstance(error, psycopg.OperationalError) else "the driver can't send a value"
+    if error.sqlstate.startswith("22"):
+        return f"a value that PostgreSQL doesn't take (SQLSTATE {error.sqlstate})"
+    return error.diag.message_primary or f"SQLSTATE {error.sqlstate}"
+
+
+_NO_SERVER = ("08", "28", "3D", "53300", "57P")
+"""Starts of SQLSTATE: no connection, no such user or database, too many connections, a server that ends or begins."""
+
+
+def _why_unreachable(error: DBAPIError) -> str | None:
+    """One line, if the server can't be reached or has gone away."""
+    cause = error.orig
+    if not isinstance(cause, psycopg.OperationalError):
+        return None
+    if cause.sqlstate is not None and not cause.sqlstate.startswith(_NO_SERVER):
+        return None
+    said = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return said[0] if said else type(cause).__name__

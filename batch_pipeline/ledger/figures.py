@@ -262,14 +262,11 @@ def _groups(connection: sa.Connection, batch: str) -> list[_Group]:
 def _packed(connection: sa.Connection, batch: str) -> Packed:
     span = sa.select(sa.func.min(attempts.c.id), sa.func.max(attempts.c.id)).where(attempts.c.batch == batch)
     first, last = connection.execute(span).one()
-    parts: list[Packed] = [np.empty(0, np.int64)]
-    with connection.execute(
-        _ATTEMPTS, {"batch": batch, "first": first, "last": last}, execution_options={"stream_results": True}
-    ) as result:
-        # The driver's own cursor: SQLAlchemy's rows would take longer than the reading.
-        while result.cursor is not None and (rows := result.cursor.fetchmany(_ROWS)):
-            parts.append(np.array(rows, np.int64)[:, 0])
-    return np.concatenate(parts)
+    found = connection.execute(
+        _ATTEMPTS, {"batch": batch, "first": first, "last": last}, execution_options={"yield_per": _ROWS}
+    )
+    parts = [np.array(numbers, np.int64) for numbers in found.scalars().partitions(_ROWS)]
+    return np.concatenate([np.empty(0, np.int64), *parts])
 
 
 def _known(connection: sa.Connection, pairs: Iterable[tuple[int, int]]) -> dict[tuple[int, int], dict[str, Any]]:

@@ -32,6 +32,7 @@ def larkfield(surgery: Surgery) -> Surgery:
     return surgery
 
 
+@pytest.mark.both_ledgers
 def test_a_batch_from_the_file_to_the_final_report(larkfield: Surgery) -> None:
     everybody = [EMAILED, BOUNCED, *APP, TEXTED, TEXT_FAILS, SILENT, LATE_DELIVERY, DEAD, LANDLINE, NOTHING]
     spec = larkfield.batch("flu", [*everybody, INVALID, TEXTED])

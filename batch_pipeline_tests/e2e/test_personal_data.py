@@ -51,6 +51,7 @@ def found_in(folder: Path, wanted: set[str]) -> list[tuple[str, str]]:
     ]
 
 
+@pytest.mark.parametrize("surgery_database", ["sqlite"], indirect=True)  # looks into the ledger's file
 def test_a_whole_batch_leaves_nobodys_details_in_dagster_nor_on_the_terminal_and_everything_private(
     surgery_on_disk: Surgery,
 ) -> None:

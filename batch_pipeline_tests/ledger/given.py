@@ -130,8 +130,15 @@ def _empty_ledger() -> bytes:
         return path.read_bytes()
 
 
+ELSEWHERE = "ledger.url"
+"""A file with the address of a folder's ledger, where that isn't an SQLite file in it: other processes look too."""
+
+
 def open_ledger(folder: Path) -> Ledger:
-    """The ledger in that folder; a new one is copied from one that was migrated before, which is quicker."""
+    """The folder's ledger; a new SQLite one is copied from one that was migrated before, which is quicker."""
+    elsewhere = folder / ELSEWHERE
+    if elsewhere.exists():
+        return Ledger.open(elsewhere.read_text())
     path = folder / "ledger.sqlite"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

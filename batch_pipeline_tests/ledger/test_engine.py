@@ -1,6 +1,9 @@
+import signal
 import sqlite3
 import stat
+import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -10,6 +13,8 @@ from batch_pipeline.errors import Refused
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import batches, facts
 from batch_pipeline_tests.ledger import given
+from batch_pipeline_tests.ledgers import on_postgresql_alone, on_sqlite_alone
+from batch_pipeline_tests.postgres import Cluster
 from batch_pipeline_tests.processes import CONTEXT, is_locked_against_others
 
 
@@ -32,6 +37,7 @@ def test_a_file_that_was_readable_by_others_is_no_longer(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("pragma", "value"), [("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1), ("busy_timeout", 300_000)]
 )
+@on_sqlite_alone
 def test_what_is_committed_is_on_disk_and_processes_wait_for_each_other(
     ledger: Ledger, pragma: str, value: object
 ) -> None:
@@ -39,15 +45,14 @@ def test_what_is_committed_is_on_disk_and_processes_wait_for_each_other(
         assert connection.exec_driver_sql(f"PRAGMA {pragma}").scalar() == value
 
 
-def test_many_processes_may_start_a_new_ledger_at_once(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/ledger.sqlite"
-    processes = [CONTEXT.Process(target=given.note_a_fact, args=(url, str(number))) for number in range(8)]
+def test_many_processes_may_start_a_new_ledger_at_once(empty_database: str) -> None:
+    processes = [CONTEXT.Process(target=given.note_a_fact, args=(empty_database, str(number))) for number in range(8)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0] * 8
-    with Ledger.open(url).read() as connection:
+    with Ledger.open(empty_database).read() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(facts)) == 8
 
 
@@ -74,10 +79,89 @@ def test_a_reading_sees_one_state_while_others_write(ledger: Ledger) -> None:
         assert reading.scalar(query) == 1
 
 
-def test_a_failing_statement_does_not_tell_the_values(ledger: Ledger) -> None:
-    with pytest.raises(DBAPIError) as failure, ledger.write() as connection:
-        connection.execute(sa.insert(batches).values(batch="9990000018"))
-    assert "9990000018" not in str(failure.value)
+CELL = "9990000018"
+
+
+def _write(ledger: Ledger, statement: sa.Executable, *values: Any) -> None:
+    with ledger.write() as connection:
+        connection.execute(statement, *values)
+
+
+@pytest.mark.parametrize(
+    ("statement", "values"),
+    [
+        pytest.param(sa.insert(batches), {"batch": CELL}, id="a column is left out"),
+        pytest.param(sa.insert(facts), {"name": CELL, "value": ""}, id="a key is there already"),
+        pytest.param(sa.insert(facts), [{"name": CELL, "value": ""}] * 2, id="the same, of many rows"),
+        pytest.param(sa.insert(facts), {"name": {CELL}, "value": ""}, id="no value that the driver knows"),
+    ],
+)
+def test_a_failing_statement_does_not_tell_the_values(ledger: Ledger, statement: sa.Executable, values: Any) -> None:
+    _write(ledger, sa.insert(facts).values(name=CELL, value=""))
+    with pytest.raises(DBAPIError) as failure:
+        _write(ledger, statement, values)
+    assert CELL not in "".join(traceback.format_exception(failure.value))
+
+
+@on_postgresql_alone
+@pytest.mark.parametrize(
+    ("statement", "value"),
+    [
+        ("SELECT CAST(:cell AS integer)", f"{CELL}x"),
+        ("SELECT CAST(:cell AS date)", CELL),
+        ("SELECT CAST(CAST(:cell AS text) AS integer)", f"{CELL}x"),
+        ("SELECT CAST(:cell AS text)", f"{CELL}\0"),
+    ],
+)
+def test_what_postgresql_cannot_take_is_not_told_either(ledger: Ledger, statement: str, value: str) -> None:
+    with pytest.raises(DBAPIError) as failure:
+        _write(ledger, sa.text(statement), {"cell": value})
+    assert CELL not in "".join(traceback.format_exception(failure.value))
+
+
+@on_postgresql_alone
+def test_a_commit_is_on_disk_also_where_the_database_would_not_wait_for_it(folder: Path) -> None:
+    with given.open_ledger(folder).read() as connection:
+        assert connection.scalar(sa.text("SHOW synchronous_commit")) == "on"
+
+
+@pytest.mark.postgresql
+def test_a_database_in_another_encoding_is_refused(cluster: Cluster) -> None:
+    with cluster.connect() as connection:
+        connection.execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
+    with pytest.raises(Refused, match=r"latin is in LATIN1.*createdb --encoding UTF8"):
+        Ledger.open(cluster.url("latin"))
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("how", ["postgresql+psycopg://someone:secret@", "postgresql+psycopg://someone@"])
+def test_a_server_that_is_not_there_is_refused_by_name_and_without_its_password(how: str) -> None:
+    url = f"{how}127.0.0.1:1/flu" + ("" if "secret" in how else "?password=secret")
+    with pytest.raises(Refused, match=r"127\.0\.0\.1:1/flu can't be reached .*refused.* LEDGER_URL") as refusal:
+        Ledger.open(url)
+    assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGQUIT, signal.SIGINT])
+def test_a_server_that_goes_away_is_refused_and_used_again_when_it_is_back(
+    own_cluster: Cluster, how: signal.Signals
+) -> None:
+    ledger = Ledger.open(own_cluster.url(own_cluster.new_database()))
+
+    def lose_the_server() -> None:
+        with ledger.write() as connection:
+            connection.execute(sa.insert(facts).values(name=CELL, value=""))
+            own_cluster.crash(how)
+
+    with pytest.raises(Refused, match=r"can't be reached .*do the same again") as refusal:
+        lose_the_server()
+    assert CELL not in "".join(traceback.format_exception(refusal.value))
+    with pytest.raises(Refused, match="can't be reached"):
+        ledger.migrate()
+    own_cluster.start()
+    with ledger.read() as connection:
+        assert connection.scalar(sa.select(facts.c.name)) is None
 
 
 def test_a_ledger_of_a_newer_version_is_refused(ledger: Ledger) -> None:

@@ -1,9 +1,10 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import figures as ledger_figures
+from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.figures import KEYS, figures, progress, saved, status, to_json
-from batch_pipeline.ledger.tables import approvals, attempts, batches, metadata, plans
+from batch_pipeline.ledger.tables import approvals, attempts, batches, plans
 from batch_pipeline.rules.costs import Prices
 from batch_pipeline.rules.states import PATIENT_CLASSES, shown_status
+from batch_pipeline_tests.ledger.given import open_ledger
 
 NOW = datetime(2026, 10, 1, 9, tzinfo=UTC)
 PRICES = Prices("GBP", sms_fragment=Decimal("0.0265"), email=Decimal("0.001"), nhs_app=Decimal("0.0100"))
@@ -29,12 +32,14 @@ Row = dict[str, Any]
 
 
 @pytest.fixture
-def connection() -> Iterator[sa.Connection]:
-    engine = sa.create_engine("sqlite://")
-    metadata.create_all(engine)
-    with engine.connect() as opened:
+def connection(ledger: Ledger) -> Iterator[sa.Connection]:
+    with ledger.connect() as opened:
         yield opened
-    engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def ledger_of_module(new_folder_of_module: Callable[[], Path]) -> Ledger:
+    return open_ledger(new_folder_of_module())
 
 
 def a_batch(connection: sa.Connection, batch: str = "flu", **values: Any) -> None:
@@ -232,17 +237,14 @@ def ledgers(draw: st.DrawFn) -> list[Row]:
 
 
 @settings(max_examples=60)
-@given(ledgers())
-def test_the_classes_add_up_to_the_recipients_in_every_ledger(rows: list[Row]) -> None:
-    engine = sa.create_engine("sqlite://")
-    metadata.create_all(engine)
-    with engine.connect() as connection:
+@given(rows=ledgers())
+def test_the_classes_add_up_to_the_recipients_in_every_ledger(ledger_of_module: Ledger, rows: list[Row]) -> None:
+    with ledger_of_module.connect() as connection:  # which rolls back at the end
         a_batch(connection, applied_plan="h")
         if rows:
             outbox(connection, *rows)
         found = figures(connection, "flu", plan_of(rows), PRICES)
         reached = progress(connection, "flu")
-    engine.dispose()
     assert sum(found["recipients"].values()) == sum(found[name] for name in PATIENT_CLASSES)
     assert found["recipients"] == {
         path: plan_of(rows)["recipients"].get(path, 0) for path in ("email", "nhs_app", "sms")

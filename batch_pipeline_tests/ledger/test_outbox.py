@@ -1,5 +1,6 @@
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -29,6 +30,7 @@ from batch_pipeline_tests.ledger.given import (
     rows,
     set_attempts,
 )
+from batch_pipeline_tests.ledgers import on_postgresql_slowly
 
 
 def _later(ledger: Ledger, recipients: Sequence[Recipient], plan: str = LATER_PLAN) -> OutboxWritten:
@@ -181,12 +183,13 @@ PLANNED = st.lists(
 )
 
 
+@on_postgresql_slowly
 @settings(max_examples=15)
 @given(plans=st.lists(st.tuples(PLANNED, st.sets(st.integers(2, 8))), min_size=1, max_size=4))
 def test_whatever_the_plans_the_last_one_holds_for_all_but_the_begun(
-    tmp_path_factory: pytest.TempPathFactory, plans: list[tuple[list[Recipient], set[int]]]
+    new_folder_of_module: Callable[[], Path], plans: list[tuple[list[Recipient], set[int]]]
 ) -> None:
-    ledger = open_ledger(tmp_path_factory.mktemp("plans"))
+    ledger = open_ledger(new_folder_of_module())
     begun: dict[int, tuple[object, ...]] = {}
     for number, (plan, begins) in enumerate(plans):
         written = queue(ledger, plan, plan=f"{number:064x}")

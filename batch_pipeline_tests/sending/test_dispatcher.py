@@ -45,14 +45,15 @@ from batch_pipeline_tests.ledger.given import (
     rows,
     set_attempts,
 )
+from batch_pipeline_tests.ledgers import on_postgresql_slowly
 from batch_pipeline_tests.sending.worlds import TIMEOUT, Died, World
 
 RECOVERIES = pytest.mark.parametrize("recovery", list(Recovery))
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(folder: Path) -> World:
+    return World(folder)
 
 
 class Scripted(Provider):
@@ -143,9 +144,9 @@ def test_a_chunk_reference_names_batch_step_channel_and_number_and_is_like_no_ot
     assert len({reference.rpartition("-")[2] for reference in references}) == 4
 
 
-def test_every_channel_goes_by_its_provider_in_chunks_of_its_own(tmp_path: Path) -> None:
+def test_every_channel_goes_by_its_provider_in_chunks_of_its_own(folder: Path) -> None:
     mixed = [Recipient(2), Recipient(3, "email"), Recipient(4, "nhs_app"), Recipient(5, "email")]
-    world = World(tmp_path, recipients=mixed)
+    world = World(folder, recipients=mixed)
     assert world.process().accepted == 4
     assert sorted(_chunks(world, "channel", "messages")) == [("email", 2), ("nhs_app", 1), ("sms", 1)]
 
@@ -176,16 +177,16 @@ def test_a_moving_business_time_is_asked_at_every_chunk(world: World) -> None:
     assert len({accepted for _, accepted, _, _ in world.states()}) == 4
 
 
-def test_an_unknown_batch_or_one_without_an_outbox_is_refused(tmp_path: Path) -> None:
-    world = World(tmp_path)
+def test_an_unknown_batch_or_one_without_an_outbox_is_refused(folder: Path) -> None:
+    world = World(folder)
     with world.ledger.write() as connection:
         connection.execute(sa.update(batches).values(applied_plan=None))
     with pytest.raises(Refused, match="no outbox yet"):
         world.process()
 
 
-def test_a_batch_planned_for_another_provider_is_refused(tmp_path: Path) -> None:
-    world = World(tmp_path, recipients=[Recipient(2, provider="nhs_notify")])
+def test_a_batch_planned_for_another_provider_is_refused(folder: Path) -> None:
+    world = World(folder, recipients=[Recipient(2, provider="nhs_notify")])
     with pytest.raises(Refused, match="planned for the provider nhs_notify, but the workspace names simulator"):
         world.process()
 
@@ -284,8 +285,8 @@ def test_a_stopped_provider_leaves_everything_unsent_with_its_reason(world: Worl
     assert world.process() == Dispatched(accepted=10)
 
 
-def test_another_channel_goes_on_when_one_stops(tmp_path: Path) -> None:
-    world = World(tmp_path, recipients=[*lines(3, "email"), *lines(3, start=10)])
+def test_another_channel_goes_on_when_one_stops(folder: Path) -> None:
+    world = World(folder, recipients=[*lines(3, "email"), *lines(3, start=10)])
     result = world.dispatch(world.ledger, Scripted(ProviderStopped("no")))
     assert (result.accepted, result.unsent, list(result.stopped)) == (3, 3, ["email"])
 
@@ -295,8 +296,8 @@ def test_another_channel_goes_on_when_one_stops(tmp_path: Path) -> None:
 
 @RECOVERIES
 @pytest.mark.parametrize("share", [0.2, 1.0])
-def test_lost_answers_lose_and_double_nothing(tmp_path: Path, recovery: Recovery, share: float) -> None:
-    world = World(tmp_path, recovery, shares=Shares(lost_answers=share), recipients=lines(100))
+def test_lost_answers_lose_and_double_nothing(folder: Path, recovery: Recovery, share: float) -> None:
+    world = World(folder, recovery, shares=Shares(lost_answers=share), recipients=lines(100))
     result = world.process()
     assert world.journal() == dict.fromkeys(world.references(), 1)
     if recovery is Recovery.NEITHER:
@@ -452,9 +453,9 @@ def test_a_message_that_is_too_large_by_itself_is_refused(world: World) -> None:
     assert attempt_rows(world.ledger, "failure_kind", "failure_code", line=2) == [("refused", "too_large")]
 
 
-def test_a_chunk_has_as_many_messages_as_a_call_has_room_for(tmp_path: Path) -> None:
+def test_a_chunk_has_as_many_messages_as_a_call_has_room_for(folder: Path) -> None:
     texts = ["é" * 100, "x" * 200, "x" * 1000, "x" * 10, "x" * 10]
-    world = World(tmp_path, recipients=[Recipient(line, text=text) for line, text in enumerate(texts, start=2)])
+    world = World(folder, recipients=[Recipient(line, text=text) for line, text in enumerate(texts, start=2)])
     room = 2 * (100 + 220 + len("+447700900002"))
     provider = Scripted(limits=Limits(10, TIMEOUT, bytes=room, envelope=100))
     assert world.dispatch(world.ledger, provider) == Dispatched(accepted=5)
@@ -509,16 +510,16 @@ def _dies(moment: str, nth: int) -> Callable[[str], None]:
     return happens
 
 
+@on_postgresql_slowly
 @RECOVERIES
 @pytest.mark.parametrize("second", MOMENTS)
 @pytest.mark.parametrize("first", MOMENTS)
 def test_dying_at_any_two_moments_loses_and_doubles_nothing(
-    tmp_path: Path, recovery: Recovery, first: str, second: str
+    new_folder: Callable[[], Path], recovery: Recovery, first: str, second: str
 ) -> None:
     """Once in the first chunk or the next, then again while that is being finished."""
-    for number, (one, two) in enumerate([(0, 0), (1, 1)]):
-        folder = tmp_path / str(number)
-        world = World(folder, recovery, recipients=lines(7))
+    for one, two in ((0, 0), (1, 1)):
+        world = World(new_folder(), recovery, recipients=lines(7))
         for moment, nth in ((first, one), (second, two)):
             world.dying_process(_dies(moment, nth))
         result = world.process()
@@ -539,6 +540,7 @@ def _assert_nobody_lost_nobody_twice(world: World) -> None:
         assert reference in journal or unconfirmed
 
 
+@on_postgresql_slowly
 @settings(max_examples=12)
 @given(
     recovery=st.sampled_from(list(Recovery)),
@@ -546,10 +548,10 @@ def _assert_nobody_lost_nobody_twice(world: World) -> None:
     lost=st.sampled_from([0.0, 0.5]),
 )
 def test_whatever_dies_when(
-    tmp_path_factory: pytest.TempPathFactory, recovery: Recovery, deaths: list[tuple[str, int]], lost: float
+    new_folder_of_module: Callable[[], Path], recovery: Recovery, deaths: list[tuple[str, int]], lost: float
 ) -> None:
     shares = Shares(lost_answers=lost)
-    world = World(tmp_path_factory.mktemp("deaths"), recovery, shares=shares, recipients=lines(20))
+    world = World(new_folder_of_module(), recovery, shares=shares, recipients=lines(20))
     for moment, nth in deaths:
         world.dying_process(_dies(moment, nth))
     world.process()
@@ -580,9 +582,9 @@ def test_new_chunks_go_on_while_an_open_one_is_waited_for(world: World) -> None:
 @pytest.mark.parametrize("moment", ["before commit", "after commit", "after post"])
 @pytest.mark.parametrize("nth", [0, 1, 2])
 def test_another_that_works_between_any_two_steps_shares_the_work(
-    tmp_path: Path, recovery: Recovery, moment: str, nth: int
+    folder: Path, recovery: Recovery, moment: str, nth: int
 ) -> None:
-    world = World(tmp_path, recovery, recipients=lines(12))
+    world = World(folder, recovery, recipients=lines(12))
     left = nth
 
     def happens(told: str) -> None:
@@ -632,9 +634,9 @@ def _sleeps_past_its_lease(world: World, moment: str, *, clock_put_back: bool = 
 @RECOVERIES
 @pytest.mark.parametrize("clock_put_back", [False, True])
 def test_who_slept_past_the_lease_between_commit_and_post_does_not_post(
-    tmp_path: Path, recovery: Recovery, clock_put_back: bool
+    folder: Path, recovery: Recovery, clock_put_back: bool
 ) -> None:
-    world = World(tmp_path, recovery)
+    world = World(folder, recovery)
     posts: list[str] = []
     sleeper = _sleeps_past_its_lease(world, "after commit", clock_put_back=clock_put_back)
 
@@ -664,8 +666,8 @@ def test_who_slept_and_was_not_taken_over_does_not_post_either_until_it_takes_ov
 
 
 @pytest.mark.parametrize("recovery", [Recovery.DEDUPLICATES, Recovery.CAN_BE_ASKED])
-def test_who_slept_after_the_post_records_nothing_over_the_others_record(tmp_path: Path, recovery: Recovery) -> None:
-    world = World(tmp_path, recovery)
+def test_who_slept_after_the_post_records_nothing_over_the_others_record(folder: Path, recovery: Recovery) -> None:
+    world = World(folder, recovery)
     world.process(_sleeps_past_its_lease(world, "after post"))
     _assert_nobody_lost_nobody_twice(world)
 

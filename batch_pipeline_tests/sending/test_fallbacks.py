@@ -32,6 +32,7 @@ from batch_pipeline_tests.ledger.given import (
     rows,
     set_attempts,
 )
+from batch_pipeline_tests.ledgers import on_sqlite_alone
 from batch_pipeline_tests.sending.worlds import World
 
 SECOND = timedelta(seconds=1)
@@ -265,9 +266,9 @@ def test_a_paused_batch_waits_and_a_cancelled_one_keeps_its_course(ledger: Ledge
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
+def world(folder: Path) -> World:
     """Five patients with the App, who got their message and didn't read it."""
-    made = World(tmp_path, recipients=lines(5, "nhs_app"))
+    made = World(folder, recipients=lines(5, "nhs_app"))
     made.process()
     return made
 
@@ -307,8 +308,8 @@ def test_a_read_between_queueing_and_sending_takes_the_sms_back(world: World) ->
     assert attempt_rows(world.ledger, "step", "fallback_at", "no_fallback_at", line=3) == [("primary", None, None)]
 
 
-def test_a_read_in_the_midst_of_sending_takes_the_sms_back(tmp_path: Path) -> None:
-    world = World(tmp_path, recipients=lines(6, "nhs_app"), chunk=2)
+def test_a_read_in_the_midst_of_sending_takes_the_sms_back(folder: Path) -> None:
+    world = World(folder, recipients=lines(6, "nhs_app"), chunk=2)
     world.process()
     fallbacks.sweep(world.ledger, BATCH, NOW + DAY, FACTS)
 
@@ -345,6 +346,7 @@ def test_a_plan_made_between_dispatch_and_fallback_changes_nothing_for_those_sen
     assert world.journal() == dict.fromkeys(world.references(), 1)
 
 
+@on_sqlite_alone
 def test_looking_for_what_is_due_goes_by_the_clock_and_not_through_the_messages(ledger: Ledger) -> None:
     for ask in (
         lambda connection: fallbacks.due(connection, NOW),

@@ -12,6 +12,7 @@ import pytest
 
 from batch_pipeline.providers.simulator import Shares
 from batch_pipeline_tests.ledger.given import lines
+from batch_pipeline_tests.ledgers import on_postgresql_slowly
 from batch_pipeline_tests.processes import CONTEXT
 from batch_pipeline_tests.sending.worlds import (
     World,
@@ -41,10 +42,11 @@ def _assert_all_once(world: World) -> None:
     assert all(accepted for _, accepted, _, _ in world.states())
 
 
+@on_postgresql_slowly
 @pytest.mark.parametrize("lost", [0.0, pytest.param(0.2, marks=pytest.mark.slow)])
-def test_killed_at_fifty_random_moments_it_sends_each_message_exactly_once(tmp_path: Path, lost: float) -> None:
+def test_killed_at_fifty_random_moments_it_sends_each_message_exactly_once(folder: Path, lost: float) -> None:
     chunk, shares = 4, Shares(lost_answers=lost)
-    world = World(tmp_path, recipients=lines(6_000))
+    world = World(folder, recipients=lines(6_000))
     chance = random.Random()
     kills = 0
     while kills < KILLS:
@@ -64,8 +66,8 @@ def test_killed_at_fifty_random_moments_it_sends_each_message_exactly_once(tmp_p
     _assert_all_once(world)
 
 
-def test_two_dispatches_of_one_batch_at_once_share_it(tmp_path: Path) -> None:
-    world = World(tmp_path, recipients=lines(1_000))
+def test_two_dispatches_of_one_batch_at_once_share_it(folder: Path) -> None:
+    world = World(folder, recipients=lines(1_000))
     processes = [_start(world, 10) for _ in range(2)]
     for process in processes:
         process.join()
@@ -73,18 +75,18 @@ def test_two_dispatches_of_one_batch_at_once_share_it(tmp_path: Path) -> None:
     _assert_all_once(world)
 
 
-def test_one_stopped_past_its_lease_and_woken_after_the_takeover_does_not_post(tmp_path: Path) -> None:
-    world = World(tmp_path, recipients=lines(40))
-    sleeper = CONTEXT.Process(target=dispatch_and_stop_after_the_first_claim, args=(tmp_path, TIMEOUT, 4))
+def test_one_stopped_past_its_lease_and_woken_after_the_takeover_does_not_post(folder: Path) -> None:
+    world = World(folder, recipients=lines(40))
+    sleeper = CONTEXT.Process(target=dispatch_and_stop_after_the_first_claim, args=(folder, TIMEOUT, 4))
     sleeper.start()
-    _until_it_stands_still(tmp_path / "stopped")
+    _until_it_stands_still(folder / "stopped")
     _finish(world, 4)
     _assert_all_once(world)
     assert sleeper.pid is not None
     os.kill(sleeper.pid, signal.SIGCONT)
     sleeper.join()
     assert sleeper.exitcode == 0
-    assert (tmp_path / "posts-of-the-sleeper").read_text() == ""
+    assert (folder / "posts-of-the-sleeper").read_text() == ""
     _assert_all_once(world)
 
 
@@ -97,8 +99,8 @@ def _until_it_stands_still(note: Path) -> None:
 
 
 @pytest.mark.slow
-def test_four_dispatches_killed_among_each_other(tmp_path: Path) -> None:
-    world = World(tmp_path, recipients=lines(8_000))
+def test_four_dispatches_killed_among_each_other(folder: Path) -> None:
+    world = World(folder, recipients=lines(8_000))
     chance = random.Random()
     running = [_start(world, 4) for _ in range(4)]
     for _ in range(KILLS):

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from batch_pipeline_tests.ledger.given import (
     queue,
     set_attempts,
 )
+from batch_pipeline_tests.ledgers import on_postgresql_alone, on_postgresql_slowly, on_sqlite_alone
 from batch_pipeline_tests.sending.worlds import World
 
 HOUR = timedelta(hours=1)
@@ -65,9 +66,9 @@ def test_a_receipt_is_stored_once_by_its_key(sent: Ledger) -> None:
 
 
 def test_what_waits_at_a_provider_is_on_disk_before_it_is_forgotten_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World(tmp_path)
+    world = World(folder)
     world.process()
     simulator = world.simulator()
     later = NOW + HOUR
@@ -128,10 +129,10 @@ def test_one_batch_may_be_folded_by_itself(sent: Ledger) -> None:
     assert attempt_rows(sent, "read_at", batch=BATCH) == [(NOW,), (None,)]
 
 
-def test_folding_goes_in_slices_and_forgets_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folding_goes_in_slices_and_forgets_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receipts, "AT_ONCE", 3)
     shares = Shares({"sms": {"failed": 0.3}}, repeated_receipts=0.3, shuffled_receipts=0.5)
-    world = World(tmp_path, recipients=lines(20), shares=shares)
+    world = World(folder, recipients=lines(20), shares=shares)
     world.process()
     receipts.collect(world.ledger, [world.simulator()], NOW + HOUR)
     stray = [receipt("read", line=line) for line in range(100, 110)]
@@ -229,13 +230,14 @@ def _state_after(ledger: Ledger, parts: Sequence[Sequence[Receipt]]) -> tuple[li
 
 
 @pytest.fixture(scope="module")
-def three_sent(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
-    ledger = open_ledger(tmp_path_factory.mktemp("receipts"))
+def three_sent(new_folder_of_module: Callable[[], Path]) -> Ledger:
+    ledger = open_ledger(new_folder_of_module())
     queue(ledger, [Recipient(2, "nhs_app"), Recipient(3), Recipient(4)])
     begin(ledger, 2, 3, 4)
     return ledger
 
 
+@on_postgresql_slowly
 @settings(max_examples=60)
 @given(given_receipts=RECEIPTS, data=st.data())
 def test_any_order_any_repeats_and_any_number_of_folds_make_the_same_state(
@@ -249,10 +251,16 @@ def test_any_order_any_repeats_and_any_number_of_folds_make_the_same_state(
     assert _state_after(three_sent, parts) == expected
 
 
+_of_any_order = test_any_order_any_repeats_and_any_number_of_folds_make_the_same_state.hypothesis.inner_test  # pyright: ignore[reportFunctionMemberAccess]
+test_a_few_of_these_on_postgresql = on_postgresql_alone(
+    settings(max_examples=8)(given(given_receipts=RECEIPTS, data=st.data())(_of_any_order))
+)
+
+
 @pytest.mark.parametrize("kind", ["accepted", "delivered", "read", "failed"])
-def test_a_receipt_that_comes_before_the_answer_is_kept(tmp_path: Path, kind: str) -> None:
+def test_a_receipt_that_comes_before_the_answer_is_kept(folder: Path, kind: str) -> None:
     """The chunk's acceptance is recorded after the provider has already told of one of its messages."""
-    world = World(tmp_path, recipients=lines(2))
+    world = World(folder, recipients=lines(2))
 
     def happens(moment: str) -> None:
         if moment == "after post":
@@ -313,11 +321,13 @@ def test_the_simulator_needs_no_poll_to_be_empty(tmp_path: Path, ledger: Ledger)
     assert receipts.collect(ledger, [Simulator(tmp_path / "s.sqlite")], NOW) == 0
 
 
+@on_sqlite_alone
 def test_looking_for_time_outs_goes_by_the_clock_and_not_through_the_messages(ledger: Ledger) -> None:
     plan = query_plans(ledger, receipts._earliest_open)
     assert any("INDEX ix_attempts_sms_clock" in line for line in plan), plan
 
 
+@on_sqlite_alone
 def test_looking_for_receipts_goes_through_the_waiting_alone(ledger: Ledger) -> None:
     plan = query_plans(ledger, receipts.waiting)
     assert any("INDEX ix_receipts_waiting" in line for line in plan), plan
@@ -325,6 +335,7 @@ def test_looking_for_receipts_goes_through_the_waiting_alone(ledger: Ledger) -> 
 
 
 @pytest.mark.parametrize("batch", [None, BATCH])
+@on_sqlite_alone
 def test_folding_goes_from_the_receipts_to_their_attempts(ledger: Ledger, batch: str | None) -> None:
     mine = receipts._mine(batch)
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from typing_extensions import override
 
+from batch_pipeline.errors import Refused
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.providers.protocol import Answer, Channel, OutgoingMessage, Provider, Recovery
 from batch_pipeline.providers.simulator import Shares, Simulator
@@ -161,6 +164,38 @@ def dispatch_for_real(folder: Path, timeout: float, chunk: int, shares: Shares |
     dispatcher.dispatch(
         open_ledger(folder), BATCH, providers(simulator), now=NOW, owner=f"process {os.getpid()}", on_progress=tell
     )
+
+
+class SlowSimulator(Simulator):
+    """Takes its time over each call, as a provider over a network does."""
+
+    seconds: float = 0
+
+    @override
+    def send(self, chunk_reference: str, messages: Sequence[OutgoingMessage], now: datetime) -> Answer:
+        time.sleep(self.seconds)
+        return super().send(chunk_reference, messages, now)
+
+
+SERVER_GONE = 3
+"""Exit code of a dispatch that was refused because the ledger's server went away."""
+
+
+def dispatch_slowly(folder: Path, chunk: int, seconds: float, timeout: float, recovery: Recovery, begun: Any) -> None:
+    """Sends the batch by the real clocks, to a provider that takes ``seconds`` a call; sets ``begun`` after the first answer."""
+    limits = {"timeout": timedelta(seconds=timeout), "chunk": chunk, "recovery": recovery}
+    simulator = SlowSimulator(folder / "simulator.sqlite", **limits)
+    simulator.seconds = seconds
+
+    def tell(done: int, _total: int) -> None:
+        begun.value = begun.value or done > 0
+
+    try:
+        dispatcher.dispatch(
+            open_ledger(folder), BATCH, providers(simulator), now=NOW, owner=f"process {os.getpid()}", on_progress=tell
+        )
+    except Refused:
+        sys.exit(SERVER_GONE)
 
 
 def dispatch_and_stop_after_the_first_claim(folder: Path, timeout: float, chunk: int) -> None:

@@ -72,6 +72,9 @@ class _Counting(Provider):
     def receipts(self, now: datetime) -> Iterator[Sequence[Receipt]]:
         return iter(())
 
+    def close(self) -> None:
+        """Nothing stays open."""
+
 
 def main() -> None:
     """The command line."""

@@ -359,15 +359,16 @@ class _Dispatch:
         ends = self.wall() + pause + LEASE * timeout
         return ends, self.steady() + (pause + (LEASE - 1) * timeout).total_seconds()
 
-    def _may_post(self, held: _Held) -> bool:
+    def _may_post(self, held: _Held, *, posted: bool) -> bool:
         """Whether the chunk is still ours for as long as a call may take. The clocks last: that check is instant.
 
-        Raises ``_Paused`` where it is, but may not go now.
+        Raises ``_Paused`` where it is, but may not go now, or was cancelled before it was ever posted.
         """
         with self.ledger.read() as connection:
             if not chunks.is_held(connection, held.chunk):
                 return False
-            if chunks.sendable(connection, self.batch).paused:
+            state = chunks.sendable(connection, self.batch)
+            if state.paused or not (posted or state.lets(self.step)):
                 raise _Paused
         in_time = self.wall() + self._timeout(held.chunk.channel) <= held.chunk.lease_until
         return in_time and self.steady() <= held.steady_until
@@ -420,10 +421,14 @@ class _Dispatch:
             self._stop(held, str(stop), give_back=not posted)
         except (OutcomeUnknown, NotTaken) as unfinished:
             return unfinished
-        except ChunkRefused as refusal:
-            self._give_back_or_stop(held, refusal)
-        except ChunkTooLarge:
-            self._cut(held)
+        except (ChunkRefused, ChunkTooLarge) as refusal:
+            # Of this call nothing was taken. Whether an earlier one was, only who is asked can tell.
+            if posted and provider.recovery is not Recovery.CAN_BE_ASKED:
+                self._leave_unconfirmed(held)
+            elif isinstance(refusal, ChunkRefused):
+                self._give_back_or_stop(held, refusal)
+            else:
+                self._cut(held)
         except _Paused:
             self._put_aside(held, give_back=not posted)
         return None
@@ -498,7 +503,7 @@ class _Dispatch:
             messages = [message for message in messages if message.reference not in there]
         if not messages:
             return Answer()
-        if not self._may_post(held):
+        if not self._may_post(held, posted=posted):
             raise _LeaseLost
         return provider.send(held.chunk.reference, messages, self.now())
 

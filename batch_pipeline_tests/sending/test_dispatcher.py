@@ -447,6 +447,27 @@ def test_a_chunk_that_is_too_large_is_cut_in_two(world: World) -> None:
     assert [len(posted) for _, posted in provider.posts] == [2] * 5
 
 
+@pytest.mark.parametrize(
+    "refusal", [ChunkTooLarge(), ChunkRefused([]), ChunkRefused([RefusedMessage(_reference(3), "CM_INVALID_VALUE")])]
+)
+def test_a_refusal_after_a_lost_answer_gives_nothing_back_that_may_have_been_taken(
+    world: World, refusal: Exception
+) -> None:
+    provider = Scripted(OutcomeUnknown("taken, and the answer lost"), refusal)
+    assert world.dispatch(world.ledger, provider) == Dispatched(accepted=7, unconfirmed=3)
+
+
+def test_what_is_cancelled_while_it_waits_for_its_first_call_is_not_sent(world: World) -> None:
+    def sleep(seconds: float) -> None:
+        world.clock.sleep(seconds)
+        with world.ledger.write() as connection:
+            connection.execute(sa.update(batches).values(cancelled_at=NOW))
+
+    provider = Scripted(NotTaken("over the quota"))
+    assert world.dispatch(world.ledger, provider, sleep=sleep).accepted == 0
+    assert len(provider.posts) == 1
+
+
 def test_a_message_that_is_too_large_by_itself_is_refused(world: World) -> None:
     provider = Scripted(ChunkTooLarge(), limits=Limits(1, TIMEOUT))
     assert world.dispatch(world.ledger, provider) == Dispatched(accepted=9, refused=1)

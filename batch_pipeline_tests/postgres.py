@@ -39,6 +39,8 @@ kill -QUIT "$1"
 while kill -0 "$1" 2>/dev/null; do sleep 0.1; done
 rm -rf "$2"
 """
+# Begins only under guard: if pytest is gone before that, there is nothing to read, and no server.
+_SERVER = 'read -r guarded && exec "$0" -D "$1" </dev/null'
 _FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "autovacuum=off")
 
 
@@ -115,14 +117,15 @@ class Cluster:
 
     def _launch(self) -> None:
         # Sessions of their own: Ctrl-C is pytest's.
-        common: dict[str, Any] = {"start_new_session": True, "cwd": "/", **_not_root()}
+        common: dict[str, Any] = {"stdin": subprocess.PIPE, "start_new_session": True, "cwd": "/", **_not_root()}
         with (self.folder / "log").open("ab") as log:
-            server = subprocess.Popen(
-                [self.programs / "postgres", "-D", self.data],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, **common,
-            )  # fmt: skip
+            command = ["sh", "-c", _SERVER, self.programs / "postgres", self.data]
+            server = subprocess.Popen(command, stdout=log, stderr=log, **common)
         command = ["sh", "-c", _GUARD, "guard", str(server.pid), self.folder]
-        self._server, self._guard = server, subprocess.Popen(command, stdin=subprocess.PIPE, **common)
+        self._server, self._guard = server, subprocess.Popen(command, **common)
+        assert server.stdin is not None
+        with server.stdin as waiting:
+            waiting.write(b"guarded\n")
 
     def _dismiss_guard(self) -> None:
         if self._guard is not None:

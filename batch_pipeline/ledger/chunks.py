@@ -401,6 +401,20 @@ def count_begun(connection: sa.Connection, batch: str, step: str) -> int:
     return connection.scalar(query) or 0
 
 
+def take_back_fallbacks(connection: sa.Connection, batch: str) -> int:
+    """Takes back every fallback that isn't begun: it is due again, and decided anew; gives how many.
+
+    What was known when it was queued may be days old.
+    """
+    unsent = sa.and_(attempts.c.batch == batch, attempts.c.step == "fallback", _unsent_rows)
+    patients = connection.scalars(sa.delete(attempts).where(unsent).returning(attempts.c.patient)).all()
+    if patients:
+        primary = sa.and_(attempts.c.step == "primary", attempts.c.patient == sa.bindparam("of_patient"))
+        statement = sa.update(attempts).where(attempts.c.batch == batch, primary).values(fallback_at=None)
+        connection.execute(statement, [{"of_patient": patient} for patient in patients])
+    return len(patients)
+
+
 def drop_needless(connection: sa.Connection, batch: str) -> int:
     """Takes back fallbacks that aren't begun and whose App message was read meanwhile; gives how many."""
     needless = sa.select(attempts.c.patient).where(

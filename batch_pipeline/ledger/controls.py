@@ -111,7 +111,7 @@ def resume(connection: sa.Connection, batch: str, by: str, now: datetime) -> Pau
 def pause_all(connection: sa.Connection, by: str, because: str | None, now: datetime) -> Paused:
     """Pauses every batch there is and will be, until ``resume_all``; a general pause that stands stays as it is."""
     row = insert(connection, general_pause).values(scope="all", paused_at=now, paused_by=by, paused_because=because)
-    new = connection.execute(row.on_conflict_do_nothing()).rowcount
+    new = connection.scalar(row.on_conflict_do_nothing().returning(general_pause.c.scope)) is not None
     standing_already = general(connection)
     if standing_already is not None and not new:
         return Paused(standing_already, new=False)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from batch_pipeline.ledger import batches as batches_
-from batch_pipeline.ledger import controls
+from batch_pipeline.ledger import chunks, controls
 from batch_pipeline.ledger.dialects import insert, unindexed
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import (
@@ -66,10 +66,14 @@ def due(connection: sa.Connection, now: datetime) -> dict[str, int]:
 def sweep(ledger: Ledger, batch: str, now: datetime, facts: FallbackFacts) -> Swept:
     """Decides every fallback of a batch that is due at ``now``: queued, or ended with the reason. At once, or not at all.
 
+    One that was queued and not begun, because of a pause or a crash, is decided anew by what is known now (SPEC 2.9).
     A cancelled batch's messages keep their course, unless it was cancelled with its fallbacks; a paused one waits.
     Collect and fold the receipts first.
     """
     queued, against = 0, Counter[str]()
+    with ledger.write() as connection:
+        if controls.standing(connection, batch) is None:
+            chunks.take_back_fallbacks(connection, batch)
     while True:
         with ledger.write() as connection:
             known = batches_.get(connection, batch, lock=True)

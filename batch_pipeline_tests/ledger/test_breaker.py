@@ -10,6 +10,7 @@ from batch_pipeline.ledger.controls import BREAKER
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.rules.circuit_breaker import BreakerRule, Tally
 from batch_pipeline_tests.ledger.given import BATCH, NOW, begin, lines, query_plans, queue, set_attempts
+from batch_pipeline_tests.ledgers import on_sqlite_alone
 
 RULE = BreakerRule(share=0.1, least=10)
 LATER = NOW + timedelta(hours=1)
@@ -128,6 +129,7 @@ def test_a_paused_batch_is_left_as_it_is(sent: Ledger) -> None:
         assert batches.get(connection, BATCH).paused_by == "Dr Grey"
 
 
+@on_sqlite_alone
 def test_the_quick_look_goes_by_an_index_of_the_failures_alone(sent: Ledger) -> None:
     plan = query_plans(sent, lambda connection: connection.execute(breaker._FAILURES, {"of_batch": BATCH}))
     assert "SEARCH attempts USING COVERING INDEX ix_attempts_failed (batch=? AND begun_at>?)" in plan

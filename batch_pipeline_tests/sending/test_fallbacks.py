@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from batch_pipeline_tests.ledgers import on_sqlite_alone
 from batch_pipeline_tests.sending.worlds import World
 
 SECOND = timedelta(seconds=1)
+HOUR = timedelta(hours=1)
 DAY = timedelta(hours=24)
 FACTS = FallbackFacts("simulator")
 
@@ -181,12 +183,45 @@ def test_the_sms_carries_the_same_text_to_the_number_known(ledger: Ledger) -> No
     assert attempt_rows(ledger, "fallback_at", "no_fallback_at", step="primary") == [(NOW + DAY, None)]
 
 
-def test_sweeping_again_queues_nothing(ledger: Ledger) -> None:
+def test_sweeping_again_queues_nobody_twice(ledger: Ledger) -> None:
     _accepted(ledger)
     fallbacks.sweep(ledger, BATCH, NOW + DAY, FACTS)
+    queued = attempt_rows(ledger, "step", "reference", "address", "text", "queued_at", "fallback_at")
     assert _due(ledger, NOW + 2 * DAY) == {}
-    assert fallbacks.sweep(ledger, BATCH, NOW + 2 * DAY, FACTS) == Swept()
-    assert len(attempt_rows(ledger)) == 2
+    assert fallbacks.sweep(ledger, BATCH, NOW + DAY, FACTS) == Swept(queued=1)
+    assert attempt_rows(ledger, "step", "reference", "address", "text", "queued_at", "fallback_at") == queued
+
+
+def test_sweeping_again_leaves_what_is_begun(ledger: Ledger) -> None:
+    _accepted(ledger)
+    fallbacks.sweep(ledger, BATCH, NOW + DAY, FACTS)
+    begin(ledger, 2, at=NOW + DAY)
+    begun = attempt_rows(ledger)
+    opted_out = replace(FACTS, opted_out={patient(2)})
+    assert fallbacks.sweep(ledger, BATCH, NOW + 2 * DAY, opted_out) == Swept()
+    assert attempt_rows(ledger) == begun
+
+
+@pytest.mark.parametrize("reason", ["opted_out", "deceased", "likely_to_fail"])
+def test_what_waited_through_a_pause_is_decided_by_what_is_known_then(ledger: Ledger, reason: str) -> None:
+    _accepted(ledger)
+    assert fallbacks.sweep(ledger, BATCH, NOW + DAY, FACTS) == Swept(queued=1)
+    known = HASHER.hash(mobile(2)) if reason == "likely_to_fail" else patient(2)
+    later = replace(FACTS, **{reason: {known}})
+    assert fallbacks.sweep(ledger, BATCH, NOW + 5 * DAY, later) == Swept(against={reason: 1})
+    assert attempt_rows(ledger, "step", "fallback_at", "no_fallback_at", "no_fallback_because") == [
+        ("primary", None, NOW + 5 * DAY, reason)
+    ]
+
+
+def test_what_waited_for_a_message_that_was_delivered_meanwhile_waits_for_its_clock(ledger: Ledger) -> None:
+    _accepted(ledger)
+    set_attempts(ledger, {"failed_at": NOW + HOUR, "failure_kind": "temporary"})
+    assert fallbacks.sweep(ledger, BATCH, NOW + HOUR, FACTS) == Swept(queued=1)
+    set_attempts(ledger, {"delivered_at": NOW + HOUR}, step="primary")
+    assert fallbacks.sweep(ledger, BATCH, NOW + 2 * HOUR, FACTS) == Swept()
+    assert len(attempt_rows(ledger)) == 1
+    assert fallbacks.sweep(ledger, BATCH, NOW + DAY, FACTS) == Swept(queued=1)
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,7 @@ class SmtpChoice(Checked):
     bounces: NearPath | None = None
     ca_bundle: NearPath | None = None
     per_minute: Annotated[int, Field(ge=1)] | None = None
+    connections: Annotated[int, Field(ge=1, le=50)] = 4
     timeout: Seconds = 60.0
     credentials: EnvironmentPrefix = _CREDENTIALS
 

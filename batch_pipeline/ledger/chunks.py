@@ -384,11 +384,31 @@ def _fail(connection: sa.Connection, refused: Iterable[tuple[str, str]], now: da
 
 
 def _lock(connection: sa.Connection, chunk: Chunk) -> bool:
-    return connection.scalar(_LOCK_HELD, _key(chunk)) is not None
+    held = connection.scalar(_LOCK_HELD, _key(chunk)) is not None
+    if held:
+        _lock_messages(connection, chunk)
+    return held
 
 
 def _close(connection: sa.Connection, chunk: Chunk, outcome: Outcome, now: datetime) -> bool:
-    return bool(connection.execute(_CLOSE, _key(chunk) | {"closed_at": now, "closed_as": outcome}).rowcount)
+    closed = bool(connection.execute(_CLOSE, _key(chunk) | {"closed_at": now, "closed_as": outcome}).rowcount)
+    if closed:
+        _lock_messages(connection, chunk)
+    return closed
+
+
+_LOCK_MESSAGES = (
+    sa.select(attempts.c.id)
+    .where(attempts.c.chunk == sa.bindparam("of_chunk"))
+    .order_by(attempts.c.id)
+    .with_for_update()
+)
+
+
+def _lock_messages(connection: sa.Connection, chunk: Chunk) -> None:
+    """By number, as whoever folds receipts does: else each could wait for a row that the other has. SQLite has one writer."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(_LOCK_MESSAGES, {"of_chunk": chunk.reference}).all()
 
 
 def count_begun(connection: sa.Connection, batch: str, step: str) -> int:

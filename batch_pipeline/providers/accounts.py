@@ -78,6 +78,7 @@ def _smtp(workspace: Workspace, reference_key: bytes) -> Provider:
         ca_bundle=chosen.ca_bundle,
         timeout=timedelta(seconds=chosen.timeout),
         per_minute=chosen.per_minute,
+        connections=chosen.connections,
     )
     return Smtp(account, bounces=chosen.bounces)
 

@@ -19,9 +19,10 @@ from urllib.parse import SplitResult, urlsplit
 from notifications_python_client.errors import HTTPError, InvalidResponse
 from typing_extensions import override
 
+from batch_pipeline.clocks import seconds_since_boot
 from batch_pipeline.errors import Refused
 from batch_pipeline.providers.govuk_notify_client import Client, GatedClient, was_never_written
-from batch_pipeline.providers.parallel import Jobs, seconds_since_boot
+from batch_pipeline.providers.parallel import Jobs
 from batch_pipeline.providers.protocol import (
     Answer,
     Channel,
@@ -44,6 +45,8 @@ BASE_URL = "https://api.notifications.service.gov.uk"
 CHUNK = 100
 TIMEOUT = timedelta(seconds=30)
 WORKERS = 16
+AT_ONCE = 2
+"""Chunks at the same time: while the last requests of one are under way, the next is."""
 PER_MINUTE = 3_000
 REMEMBERS = timedelta(days=6)
 """It keeps a message's reference for 7 days; a day less leaves no question of when they begin and end."""
@@ -171,7 +174,13 @@ class GovukNotify(Provider):
     ) -> None:
         self._account = account
         self._limits = Limits(
-            chunk, timeout, per_minute=PER_MINUTE, account=account.service, one_by_one=True, remembers=REMEMBERS
+            chunk,
+            timeout,
+            per_minute=PER_MINUTE,
+            account=account.service,
+            one_by_one=True,
+            at_once=AT_ONCE,
+            remembers=REMEMBERS,
         )
         self._workers = workers
         self._steady = steady
@@ -274,7 +283,7 @@ class GovukNotify(Provider):
 
     def _give_back(self, lent: GatedClient) -> None:
         with self._idle_lock:
-            if len(self._idle) < self._workers:
+            if len(self._idle) < AT_ONCE * self._workers:
                 self._idle.append(lent)
                 return
         lent.close()

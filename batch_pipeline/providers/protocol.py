@@ -44,6 +44,8 @@ class Limits:
     """Whose rate that is, not a secret: providers that share an account share its rate."""
     one_by_one: bool = False
     """A request takes one message: a chunk is as many requests as it has messages."""
+    at_once: int = 1
+    """Calls of one dispatch at the same time. More than one needs a provider that any number of threads may use."""
     remembers: timedelta | None = None
     """How long after a post it deduplicates, or can be asked; after that nothing can be known. None: for ever."""
 

@@ -91,6 +91,8 @@ class SmtpAccount:
     timeout: timedelta = timedelta(seconds=60)
     """Of one message: half for all that goes before the final dot, the rest for the answer to it."""
     per_minute: int | None = None
+    connections: int = 4
+    """At the same time, each with one message on its way."""
 
     def __post_init__(self) -> None:
         if self.security == "none" and not _is_loopback(self.host):
@@ -106,6 +108,8 @@ class SmtpAccount:
             raise Refused("smtp.username and smtp.password can't hold letters outside ASCII: have the password changed")
         if len(self.reference_key) < SHORTEST_KEY:
             raise Refused(f"smtp.reference_key needs at least {SHORTEST_KEY} bytes")
+        if self.connections < 1:
+            raise Refused("smtp.connections has to be 1 or more")
         if self.timeout <= timedelta(0):
             raise Refused("smtp.timeout has to be longer than nothing")
 
@@ -173,7 +177,15 @@ class Smtp(Provider):
     @property
     @override
     def limits(self) -> Limits:
-        return Limits(messages=1, timeout=self._account.timeout, per_minute=self._account.per_minute, one_by_one=True)
+        account = self._account
+        return Limits(
+            messages=1,
+            timeout=account.timeout,
+            per_minute=account.per_minute,
+            account=f"{account.host}:{account.port}",
+            one_by_one=True,
+            at_once=account.connections,
+        )
 
     @override
     def close(self) -> None:

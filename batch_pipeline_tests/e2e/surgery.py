@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from batch_pipeline.providers.simulator import Simulator
 T = datetime(2026, 10, 1, 9, tzinfo=UTC)
 """When most batches of these tests are sent."""
 BODY = "Dear {{ first_name }}, your flu vaccination is ready at Larkfield."
-_LOAD_DEFINITIONS = definitions.defs
+_load_definitions = cache(definitions.defs)
+"""Once a process: they are the same in every home, which they look for when they run."""
 PROGRAM = Path(sys.executable).parent / "batch-pipeline"
 
 HEADINGS = ("NHS number", "First name", "Surname", "Date of birth", "Mobile number", "Email", "Deceased", "Clinic")
@@ -158,7 +160,6 @@ class Surgery:
         (self.home.workspaces / "riverside.yaml").unlink(missing_ok=True)
         self.workspace()
         self._instance: dg.DagsterInstance | None = None
-        self._defs: dg.Definitions | None = None
 
     # What the surgery knows ------------------------------------------------------------------------------------------
 
@@ -230,7 +231,7 @@ class Surgery:
         out, err = io.StringIO(), io.StringIO()
         with (
             mock.patch.object(sys, "argv", ["batch-pipeline", *typed]),
-            mock.patch.object(definitions, "defs", self._definitions),
+            mock.patch.object(definitions, "defs", _load_definitions),
             self.dagster() if not self.on_disk else mock.patch.dict(os.environ),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
@@ -268,15 +269,9 @@ class Surgery:
         with (
             mock.patch.dict(os.environ, places),
             mock.patch.object(dg.DagsterInstance, "get", staticmethod(lambda: self._instance)),
-            mock.patch.object(definitions, "defs", self._definitions),
+            mock.patch.object(definitions, "defs", _load_definitions),
         ):
             yield self._instance
-
-    def _definitions(self) -> dg.Definitions:
-        """Loaded once: they are the same for every command in this home."""
-        if self._defs is None:
-            self._defs = _LOAD_DEFINITIONS()
-        return self._defs
 
     def done(self, *words: object, at: datetime | None = None) -> Ran:
         """A command that has to succeed."""

@@ -3,8 +3,6 @@
 from datetime import timedelta
 from typing import Any
 
-import pytest
-
 from batch_pipeline.ledger import audit, batches
 from batch_pipeline.ledger.audit import Entry
 from batch_pipeline_tests.e2e.surgery import HEADINGS, SECOND, Surgery, T, by_email, by_sms, csv_text, hours, numbered
@@ -28,7 +26,6 @@ def said(surgery: Surgery, batch: str) -> list[Entry]:
         return audit.entries(connection, batch)
 
 
-@pytest.mark.both_ledgers
 def test_only_the_plan_that_was_last_shown_can_be_approved(surgery: Surgery) -> None:
     people = numbered(by_sms, range(1, 4))
     spec = surgery.batch("flu", people)

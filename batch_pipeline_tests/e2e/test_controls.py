@@ -77,11 +77,11 @@ def test_either_one_batch_or_all(surgery: Surgery, command: str) -> None:
         assert surgery.shell(command, *typed).code == 2
 
 
-@pytest.mark.parametrize("name", ["", "  ", "circuit breaker", "Circuit Breaker "])
-def test_a_decision_needs_the_name_of_a_person(surgery: Surgery, name: str) -> None:
+def test_a_decision_needs_the_name_of_a_person(surgery: Surgery) -> None:
     approved(surgery)
     for typed in (["pause", "flu"], ["pause", "--all"], ["resume", "flu"], ["resume", "--all"], ["cancel", "flu"]):
-        assert "say who decides this" in surgery.refused(*typed, "--by", name)
+        for name in ("", "  ", "circuit breaker", "Circuit Breaker "):
+            assert "say who decides this" in surgery.refused(*typed, "--by", name), (typed, name)
     assert audited(surgery) == []
 
 

@@ -45,7 +45,6 @@ def materialise(surgery: Surgery, batch: str, at: datetime, *jobs: str) -> None:
             runner.run(job, batch, at)
 
 
-@pytest.mark.both_ledgers
 def test_a_batch_that_is_done_again_in_every_way_sends_nothing_again(larkfield: Surgery) -> None:
     spec = larkfield.batch("flu", EVERYBODY)
     larkfield.send(spec)
@@ -92,7 +91,6 @@ def test_a_batch_that_is_done_again_in_every_way_sends_nothing_again(larkfield: 
     larkfield.status("flu", status="Done", fallback_sent=1, fallback_delivered=1, failed=1, delivered=3, emailed=1)
 
 
-@pytest.mark.both_ledgers
 def test_the_plan_made_again_between_approval_and_dispatch(larkfield: Surgery) -> None:
     """The same plan is still approved; another one isn't, and nothing of either has gone."""
     larkfield.done("submit", larkfield.batch("flu", EVERYBODY), at=T)

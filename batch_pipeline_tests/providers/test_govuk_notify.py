@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from notifications_python_client.errors import HTTPError
 
+from batch_pipeline.clocks import seconds_since_boot
 from batch_pipeline.errors import Refused
 from batch_pipeline.providers.govuk_notify import GovukNotify, GovukNotifyAccount
 from batch_pipeline.providers.govuk_notify_client import GatedClient, was_never_written
-from batch_pipeline.providers.parallel import seconds_since_boot
 from batch_pipeline.providers.protocol import (
     Answer,
     Channel,

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from batch_pipeline.providers.parallel import Done, Jobs, seconds_since_boot
+from batch_pipeline.clocks import seconds_since_boot
+from batch_pipeline.providers.parallel import Done, Jobs
 
 
 class Clock:

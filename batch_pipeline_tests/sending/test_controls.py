@@ -134,20 +134,29 @@ def test_a_cancel_during_a_post_lets_exactly_that_chunk_go(world: World) -> None
 
 
 @pytest.mark.parametrize("recovery", list(Recovery))
-def test_a_chunk_that_may_have_been_posted_is_finished_and_not_cancelled(tmp_path: Path, recovery: Recovery) -> None:
+@pytest.mark.parametrize("moment", ["after commit", "after post"])
+def test_nothing_is_posted_after_a_cancel_not_even_what_may_have_been_before(
+    tmp_path: Path, recovery: Recovery, moment: str
+) -> None:
+    """Who can be asked tells what became of a dead process's chunk; else its receipts will, or a person."""
     world = World(tmp_path, recovery)
 
-    def dies(moment: str) -> None:
-        if moment == "after post":
+    def dies(told: str) -> None:
+        if told == moment:
             raise Died
 
     world.dying_process(dies)
+    sent = 3 if moment == "after post" else 0
+    assert len(world.journal()) == sent
     assert _cancel(world).messages == 7
     result = world.process()
-    assert (result.accepted + result.unconfirmed, result.taken_over) == (3, 3)
-    assert result.unconfirmed == (3 if recovery is Recovery.NEITHER else 0)
-    assert set(world.journal().values()) == {1}
-    assert len(world.journal()) == 3
+    if recovery is Recovery.CAN_BE_ASKED:
+        assert (result.accepted, result.unconfirmed) == (sent, 0)
+        assert len(attempt_rows(world.ledger, cancelled_at=NOW)) == 10 - sent
+    else:
+        assert (result.accepted, result.unconfirmed) == (0, 3)
+    assert world.journal() == dict.fromkeys(list(world.journal()), 1)
+    assert len(world.journal()) == sent
 
 
 @pytest.mark.parametrize("fault", [ChunkRefused([RefusedMessage(f"{BATCH}:3:primary", "X")]), ProviderStopped("no")])

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import chunks, due, outbox
-from batch_pipeline.ledger.tables import batches
+from batch_pipeline.ledger.tables import attempts, batches, paces
 from batch_pipeline.ledger.tables import chunks as chunks_table
 from batch_pipeline.providers.protocol import (
     Answer,
@@ -31,8 +31,10 @@ from batch_pipeline.providers.protocol import (
     Unfinished,
 )
 from batch_pipeline.providers.simulator import Shares
-from batch_pipeline.sending import dispatcher
-from batch_pipeline.sending.dispatcher import LEASE, TRIES, Dispatched
+from batch_pipeline.sending import _worker
+from batch_pipeline.sending._carrier import TRIES
+from batch_pipeline.sending._run import LEASE
+from batch_pipeline.sending.dispatcher import Dispatched
 from batch_pipeline_tests.ledger.given import (
     BATCH,
     LATER_PLAN,
@@ -322,6 +324,23 @@ def test_pauses_grow_cover_a_time_out_and_respect_the_provider(world: World) -> 
     assert asked_for == 300
 
 
+def test_who_surely_took_nothing_is_asked_again_sooner_than_who_may_yet_take_it(folder: Path) -> None:
+    world = World(folder, timeout=timedelta(seconds=60))
+    limits = Limits(3, world.timeout)
+    world.dispatch(world.ledger, Scripted(NotTaken("429"), OutcomeUnknown("504"), limits=limits))
+    sooner, later = world.clock.slept
+    assert sooner <= 3
+    assert later >= 60
+
+
+def test_a_provider_that_wants_to_be_left_alone_for_long_ends_its_channel(world: World) -> None:
+    provider = Scripted(NotTaken("over the quota", timedelta(hours=2)))
+    result = world.dispatch(world.ledger, provider)
+    assert (result.accepted, result.unsent, world.clock.slept) == (0, 10, [])
+    assert result.stopped["sms"] == "over the quota: it asks to be left alone for 120 minutes"
+    assert world.dispatch(world.ledger, provider) == Dispatched(accepted=10)
+
+
 def test_a_provider_out_of_reach_ends_its_channel_and_the_next_dispatch_finishes(world: World) -> None:
     provider = Scripted(*[OutcomeUnknown("504")] * TRIES)
     result = world.dispatch(world.ledger, provider)
@@ -474,6 +493,13 @@ def test_a_message_that_is_too_large_by_itself_is_refused(world: World) -> None:
     assert attempt_rows(world.ledger, "failure_kind", "failure_code", line=2) == [("refused", "too_large")]
 
 
+def test_who_calls_every_message_too_large_is_not_believed(world: World) -> None:
+    provider = Scripted(*[ChunkTooLarge()] * 10, limits=Limits(1, TIMEOUT))
+    result = world.dispatch(world.ledger, provider)
+    assert (result.refused, result.unsent) == (2, 8)
+    assert "calls every message too large" in result.stopped["sms"]
+
+
 def test_a_chunk_has_as_many_messages_as_a_call_has_room_for(folder: Path) -> None:
     texts = ["é" * 100, "x" * 200, "x" * 1000, "x" * 10, "x" * 10]
     world = World(folder, recipients=[Recipient(line, text=text) for line, text in enumerate(texts, start=2)])
@@ -499,6 +525,21 @@ def test_an_accounts_rate_is_kept(world: World, one_by_one: bool, pauses: list[f
     limits = Limits(3, TIMEOUT, per_minute=60, account="a", one_by_one=one_by_one)
     assert world.dispatch(world.ledger, Scripted(limits=limits)) == Dispatched(accepted=10)
     assert world.clock.slept == pauses
+
+
+def test_a_rate_is_kept_however_long_it_takes(world: World) -> None:
+    """In waits that a lease covers."""
+    limits = Limits(10, TIMEOUT, per_minute=1, account="a", one_by_one=True)
+    assert world.dispatch(world.ledger, Scripted(limits=replace(limits, messages=5))) == Dispatched(accepted=10)
+    assert sum(world.clock.slept) == 5 * 60
+    with world.ledger.write() as connection:
+        connection.execute(
+            sa.insert(paces).values(account="simulator:b", free_at=world.clock.wall + timedelta(minutes=25))
+        )
+        connection.execute(sa.update(attempts).values(chunk=None, begun_at=None, accepted_at=None))
+    world.clock.slept.clear()
+    assert world.dispatch(world.ledger, Scripted(limits=replace(limits, account="b"))) == Dispatched(accepted=10)
+    assert world.clock.slept == [600, 600, 300]
 
 
 def test_who_is_taken_over_while_waiting_for_the_rate_posts_nothing(world: World) -> None:
@@ -615,12 +656,16 @@ def test_another_that_works_between_any_two_steps_shares_the_work(
             _one_chunk_of_another(world, locked=moment == "before commit")
 
     world.process(happens)
-    assert world.journal() == dict.fromkeys(world.references(), 1)
-    assert all(accepted for _, accepted, _, _ in world.states())
+    known = [line for line, accepted, _, _ in world.states() if accepted]
+    in_doubt = [line for line, _, _, unconfirmed in world.states() if unconfirmed]
+    assert world.journal() == dict.fromkeys(map(_reference, known), 1)
+    assert len(known) + len(in_doubt) == 12
+    other_died_with_one = moment != "before commit" and nth < 2
+    assert len(in_doubt) == (3 if recovery is Recovery.NEITHER and other_died_with_one else 0)
 
 
 def _one_chunk_of_another(world: World, *, locked: bool) -> None:
-    """Another process carries one chunk, unless the ledger is locked and it would wait."""
+    """Another process carries one chunk, unless the ledger is locked and it would wait, and dies with the next in hand."""
     if locked:
         return
 
@@ -708,7 +753,7 @@ def test_who_was_taken_over_while_unsure_leaves_the_chunk_to_the_other(world: Wo
 def test_a_lease_far_ahead_after_the_clock_was_put_back_is_watched_and_taken_over(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatcher, "_LONGEST_PAUSE", timedelta(seconds=20))
+    monkeypatch.setattr(_worker, "LONGEST_PAUSE", timedelta(seconds=20))
     world.dying_process(_dies("after commit", 0))
     world.clock.wall -= timedelta(hours=5)
     began = world.clock.steady
@@ -782,3 +827,10 @@ def test_the_same_batch_queued_again_sends_nothing_again(world: World) -> None:
     queue(world.ledger, lines(10), plan=LATER_PLAN)
     assert world.process() == Dispatched()
     assert set(world.journal().values()) == {1}
+
+
+def test_the_next_chunk_is_claimed_with_the_record_of_the_last(world: World) -> None:
+    commits: list[str] = []
+    world.process(lambda moment: commits.append(moment) if moment == "before commit" else None)
+    claims, records, last_look = 4, 4, 1
+    assert len(commits) <= 1 + records + last_look < claims + records + last_look

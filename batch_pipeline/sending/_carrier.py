@@ -1,0 +1,280 @@
+"""Bringing a chunk that is held to an answer: the calls, the waits between them, and what is recorded of each."""
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, cast
+
+import sqlalchemy as sa
+
+from batch_pipeline.ledger import chunks, paces
+from batch_pipeline.providers.protocol import (
+    Answer,
+    ChunkRefused,
+    ChunkTooLarge,
+    NotTaken,
+    OutcomeUnknown,
+    OutgoingMessage,
+    Provider,
+    ProviderStopped,
+    PutOff,
+    Recovery,
+    RefusedMessage,
+    Unfinished,
+)
+from batch_pipeline.sending._run import LONGEST_PAUSE, Held, Run
+
+TRIES = 6
+"""Calls made for a chunk before it is left to a later dispatch."""
+_SHORTEST_BACKOFF = timedelta(seconds=2)
+_LONGEST_BACKOFF = timedelta(minutes=1)
+_TOO_LARGE, _PUT_OFF = "too_large", "put_off"
+"""Failure codes of a message that is too much for a call of its own, and of one that was put off at every try."""
+_TOO_MANY_TOO_LARGE = 3
+"""Messages in a row: then it isn't the messages."""
+
+
+class _LeaseLost(Exception):
+    """The chunk is another's now, or its lease is over: nothing more is done with it here."""
+
+
+class _Paused(Exception):
+    """The batch was paused before a call, or the run is about to end: the chunk is put aside."""
+
+
+class _Cancelled(Exception):
+    """The batch was cancelled before a call: nothing of it is posted any more."""
+
+
+@dataclass(slots=True)
+class Carrier:
+    """Carries a provider's chunks, one at a time.
+
+    ``claims_next`` claims another chunk of a channel in the transaction that records an answer: what costs is the
+    commit, so one does for both.
+    """
+
+    run: Run
+    provider: Provider
+    claims_next: Callable[[sa.Connection, str], Held | None]
+
+    def carry(self, held: Held) -> Held | None:
+        """Brings a chunk to an answer, or leaves it open; gives the chunk that was claimed with the answer's record.
+
+        Once a lease is lost the chunk is another's, and left alone.
+        """
+        with suppress(_LeaseLost):
+            return self._bring_to_an_answer(held)
+        return None
+
+    def _bring_to_an_answer(self, held: Held) -> Held | None:
+        posted = held.taken_over  # and what became of it isn't known of all
+        for attempt in range(TRIES):
+            if posted and not self._can_be_settled(held):
+                self._leave_unconfirmed(held)
+                return None
+            held = self._pace(held, asks=posted and self.provider.recovery is Recovery.CAN_BE_ASKED)
+            answer = self._call(held, posted=posted)
+            if isinstance(answer, Answer):
+                return self._record(held, answer)
+            if answer is None:
+                return None
+            posted = posted or isinstance(answer, OutcomeUnknown)
+            self._note(held, answer)
+            if answer.retry_after > LONGEST_PAUSE:
+                minutes = answer.retry_after // timedelta(minutes=1)
+                self._stop(held, f"{answer}: it asks to be left alone for {minutes} minutes", give_back=not posted)
+                return None
+            if attempt + 1 < TRIES and not (posted and not self._can_be_settled(held)):
+                held = self._wait(held, max(self._pause(answer, attempt), answer.retry_after))
+            elif attempt + 1 == TRIES:
+                self._give_up(held, answer, posted=posted)
+        return None
+
+    def _give_up(self, held: Held, last: Unfinished, *, posted: bool) -> None:
+        if posted and not self._can_be_settled(held):
+            self._leave_unconfirmed(held)
+        elif isinstance(last, PutOff) and not posted:  # or it would be claimed first, and stop the others, for ever
+            self._refuse(held, _PUT_OFF)
+        else:
+            what = "can't be reached" if isinstance(last, OutcomeUnknown) else "takes nothing now"
+            self._stop(held, f"{self.provider.name} {what}: {TRIES} calls, the last: {last}", give_back=not posted)
+
+    def _call(self, held: Held, *, posted: bool) -> Answer | Unfinished | None:
+        """One call for a chunk: its answer, or what is to be tried again; ``None`` when the chunk is dealt with."""
+        asked = self.provider.recovery is Recovery.CAN_BE_ASKED
+        try:
+            return self._post(held, posted=posted)
+        except ProviderStopped as stop:
+            self._note(held, stop)
+            self._stop(held, str(stop), give_back=not posted)
+        except (OutcomeUnknown, NotTaken) as unfinished:
+            return unfinished
+        except _Paused:
+            self._put_aside(held, give_back=not posted)
+        except (_Cancelled, ChunkRefused, ChunkTooLarge) as refusal:
+            # Of this call nothing was taken. Whether an earlier one was, only who is asked can tell.
+            if posted and not asked:
+                self._leave_unconfirmed(held)
+            elif isinstance(refusal, ChunkRefused):
+                self._give_back_or_stop(held, refusal)
+            elif isinstance(refusal, ChunkTooLarge):
+                self._cut(held)
+            else:
+                self._give_back(held, ())
+        return None
+
+    def _can_be_settled(self, held: Held) -> bool:
+        """Whether the provider can still tell, or sees to it itself, that a chunk posted before isn't taken twice."""
+        remembers = self.provider.limits.remembers
+        in_time = remembers is None or self.run.now() - held.chunk.claimed_at < remembers
+        return self.provider.recovery is not Recovery.NEITHER and in_time
+
+    def _give_back_or_stop(self, held: Held, refusal: ChunkRefused) -> None:
+        if refusal.refused:
+            self._give_back(held, refusal.refused)
+        else:  # the same would be refused again
+            self._stop(held, "a chunk was refused without naming a message", give_back=True)
+
+    def _cut(self, held: Held) -> None:
+        """Gives back a chunk that is too much for one call; the next of its channel have half as many messages."""
+        channel = held.chunk.channel
+        if held.chunk.messages > 1:
+            self.run.most[channel] = held.chunk.messages // 2
+            self._give_back(held, ())
+            return
+        self.run.too_large[channel] += 1
+        if self.run.too_large[channel] < _TOO_MANY_TOO_LARGE:
+            self._refuse(held, _TOO_LARGE)
+        else:
+            reason = f"{self.provider.name} calls every message too large, one by one: ask who runs it"
+            self._stop(held, reason, give_back=True)
+
+    def _refuse(self, held: Held, code: str) -> None:
+        """Ends the messages of a chunk that nothing more can be done for: they are in the follow-up list."""
+        with self.run.ledger.read() as connection:
+            left = [message.reference for message in chunks.messages(connection, held.chunk, unanswered=True)]
+        self._give_back(held, [RefusedMessage(reference, code) for reference in left])
+
+    # Posting -----------------------------------------------------------------------------------------------------
+
+    def _post(self, held: Held, *, posted: bool) -> Answer:
+        """Posts what has to be posted.
+
+        A provider that deduplicates by the chunk gets it whole each time. Any other gets what isn't known to be
+        answered, and one that can be asked only as far as it doesn't hold it.
+        """
+        again_whole = self.provider.recovery is Recovery.DEDUPLICATES
+        with self.run.ledger.read() as connection:
+            rows = chunks.messages(connection, held.chunk, unanswered=not again_whole)
+        messages = [OutgoingMessage(*row) for row in cast(list[Any], rows)]
+        if posted and messages and self.provider.recovery is Recovery.CAN_BE_ASKED:
+            there = self.provider.held([message.reference for message in messages])
+            self._record_part(held, there)
+            messages = [message for message in messages if message.reference not in there]
+        if not messages:
+            return Answer()
+        self._check_that_it_may_go(held)
+        return self.provider.send(held.chunk.reference, messages, self.run.now())
+
+    def _check_that_it_may_go(self, held: Held) -> None:
+        """Raises unless the chunk is ours for as long as a call may take, and its batch neither paused nor cancelled.
+
+        After a cancel nothing is posted, not even what may have been posted before: a chunk whose claimer died may not
+        have been. The clocks are looked at last: that check is instant.
+        """
+        with self.run.ledger.read() as connection:
+            if not chunks.is_held(connection, held.chunk):
+                raise _LeaseLost
+            state = chunks.sendable(connection, self.run.batch)
+        if state.paused or self.run.ending.is_set():
+            raise _Paused
+        if not state.lets(self.run.step):
+            raise _Cancelled
+        if not self.run.is_in_time(held, self.provider.limits):
+            raise _LeaseLost
+
+    # Waiting -----------------------------------------------------------------------------------------------------
+
+    def _pace(self, held: Held, *, asks: bool) -> Held:
+        """Waits until the account may make the chunk's requests."""
+        limits = self.provider.limits
+        if limits.per_minute is None:
+            return held
+        calls = (held.chunk.messages if limits.one_by_one else 1) * (2 if asks else 1)
+        with self.run.write() as connection:
+            account = f"{self.provider.name}:{limits.account}"
+            left = paces.book(connection, account, calls, limits.per_minute, self.run.wall())
+        while left:
+            some = min(left, LONGEST_PAUSE)
+            held = self._wait(held, some)
+            left -= some
+        return held
+
+    def _wait(self, held: Held, pause: timedelta) -> Held:
+        """Waits under a lease that covers it."""
+        if self.run.steady() > held.steady_until:
+            raise _LeaseLost
+        with self.run.write() as connection:
+            lease_until, steady_until = self.run.lease(self.provider.limits, pause)
+            renewed = chunks.renew(connection, held.chunk, lease_until)
+        if renewed is None:
+            raise _LeaseLost
+        self.run.sleep(pause)
+        return replace(held, chunk=renewed, steady_until=steady_until)
+
+    def _pause(self, unfinished: Unfinished, attempt: int) -> timedelta:
+        """Doubling, and never the same for two processes. What may yet be carried out is given a whole time-out."""
+        unknown = isinstance(unfinished, OutcomeUnknown)
+        first = self.provider.limits.timeout if unknown else _SHORTEST_BACKOFF
+        return max(first, min(first * 2**attempt, _LONGEST_BACKOFF)) * random.uniform(1, 1.5)  # noqa: S311
+
+    # Recording ---------------------------------------------------------------------------------------------------
+
+    def _record(self, held: Held, answer: Answer) -> Held | None:
+        with self.run.write() as connection:
+            # First: whoever cancels locks the batch before its messages, and so does this.
+            chunks.sendable(connection, self.run.batch, lock=True)
+            told = chunks.settle(connection, held.chunk, _pairs(answer.refused), self.run.now())
+            following = None if told is None else self.claims_next(connection, held.chunk.channel)
+        self.run.count(held, told)
+        return following
+
+    def _note(self, held: Held, unfinished: Unfinished) -> None:
+        """Records what is known of a call without an answer."""
+        if unfinished.accepted or unfinished.refused:
+            self._record_part(held, unfinished.accepted, unfinished.refused)
+
+    def _record_part(self, held: Held, accepted: Iterable[str], refused: Iterable[RefusedMessage] = ()) -> None:
+        with self.run.write() as connection:
+            if not chunks.record_part(connection, held.chunk, accepted, _pairs(refused), self.run.now()):
+                raise _LeaseLost
+
+    def _leave_unconfirmed(self, held: Held) -> None:
+        with self.run.write() as connection:
+            told = chunks.leave_unconfirmed(connection, held.chunk, self.run.now())
+        self.run.count(held, told)
+
+    def _give_back(self, held: Held, refused: Sequence[RefusedMessage]) -> None:
+        with self.run.write() as connection:
+            told = chunks.give_back(connection, held.chunk, _pairs(refused), self.run.now())
+        self.run.count(held, told)
+
+    def _stop(self, held: Held, reason: str, *, give_back: bool) -> None:
+        """Ends a channel. Its chunk is left for the next dispatch."""
+        self.run.stopped[held.chunk.channel] = reason
+        self._put_aside(held, give_back=give_back)
+
+    def _put_aside(self, held: Held, *, give_back: bool) -> None:
+        """Its messages are unsent again, or it stays open with its lease given up."""
+        if give_back:
+            self._give_back(held, ())
+            return
+        with self.run.write() as connection:
+            chunks.renew(connection, held.chunk, self.run.wall())
+
+
+def _pairs(refused: Iterable[RefusedMessage]) -> list[tuple[str, str]]:
+    return [(message.reference, message.failure_code) for message in refused]

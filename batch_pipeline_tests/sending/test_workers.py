@@ -1,0 +1,126 @@
+"""Several workers of one dispatch, by the real clocks."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from typing_extensions import override
+
+from batch_pipeline.ledger import chunks
+from batch_pipeline.ledger.tables import batches
+from batch_pipeline.providers.protocol import Answer, Channel, Limits, NotTaken, OutgoingMessage, Provider
+from batch_pipeline.sending.dispatcher import Dispatched, dispatch
+from batch_pipeline_tests.ledger.given import BATCH, NOW, lines
+from batch_pipeline_tests.sending.test_dispatcher import Scripted
+from batch_pipeline_tests.sending.worlds import World, providers
+
+
+class Slow(Scripted):
+    """Takes its time over each call; knows how many it had at once, and may fail or be told something in one."""
+
+    def __init__(self, seconds: float = 0.05, **more: Any) -> None:
+        super().__init__(**more)
+        self.seconds = seconds
+        self.at_work, self.most = 0, 0
+        self.lock = threading.Lock()
+        self.happens: Callable[[int], None] = lambda _: None
+
+    @override
+    def send(self, chunk_reference: str, messages: Sequence[OutgoingMessage], now: datetime) -> Answer:
+        with self.lock:
+            self.at_work += 1
+            self.most = max(self.most, self.at_work)
+            count = len(self.posts)
+            answer = super().send(chunk_reference, messages, now)
+        self.happens(count)
+        time.sleep(self.seconds)
+        with self.lock:
+            self.at_work -= 1
+        return answer
+
+
+def _dispatch_really(world: World, given: Mapping[Channel, Provider], **more: Any) -> Dispatched:
+    return dispatch(world.ledger, BATCH, given, now=NOW, owner="a test", **more)
+
+
+def test_as_many_calls_at_once_as_the_provider_takes(folder: Path) -> None:
+    world = World(folder, recipients=[*lines(20), *lines(20, "email", start=30)])
+    provider = Slow(limits=Limits(2, timedelta(seconds=5), at_once=4))
+    told: list[int] = []
+    result = _dispatch_really(world, providers(provider), on_progress=lambda done, _: told.append(done))
+    assert result == Dispatched(accepted=40)
+    assert provider.most == 4
+    assert Counter(reference for _, posted in provider.posts for reference in posted) == dict.fromkeys(
+        world.references(), 1
+    )
+    assert told == sorted(told)
+    assert told[-1] == 40
+
+
+def test_a_provider_that_has_to_wait_holds_nobody_else_up(folder: Path) -> None:
+    world = World(folder, recipients=[*lines(3), *lines(20, "email", start=30)])
+    waits = Scripted(NotTaken("over the quota", timedelta(seconds=3)))
+    goes = Slow(0.001)
+    ended: list[float] = []
+    goes.happens = lambda _: ended.append(time.monotonic())
+    began = time.monotonic()
+    assert _dispatch_really(world, {"sms": waits, "email": goes}).accepted == 23
+    assert max(ended) < began + 3 <= time.monotonic()
+
+
+def test_a_worker_that_fails_ends_the_run_and_what_the_others_have_in_hand_is_recorded(folder: Path) -> None:
+    world = World(folder, recipients=lines(40))
+    provider = Slow(limits=Limits(1, timedelta(seconds=0.2), at_once=4))
+
+    def fails(count: int) -> None:
+        if count == 5:
+            raise ZeroDivisionError
+
+    provider.happens = fails
+    with pytest.raises(ZeroDivisionError):
+        _dispatch_really(world, providers(provider))
+    accepted = [line for line, accepted, _, _ in world.states() if accepted]
+    assert len(accepted) == len(provider.posts) - 1 < 20
+    assert not any(thread.name.startswith("dispatch-") for thread in threading.enumerate())
+    assert _dispatch_really(world, providers(Scripted())).accepted == 40 - len(accepted)
+
+
+def test_a_run_that_ends_posts_nothing_that_was_waiting(folder: Path) -> None:
+    """Its waits end early, and what was to follow them doesn't."""
+    world = World(folder, recipients=[*lines(3), *lines(3, "email", start=30)])
+    waits = Scripted(NotTaken("over the quota", timedelta(minutes=5)))
+    fails = Slow(0.3)
+
+    def fail(_: int) -> None:
+        time.sleep(0.3)
+        raise ZeroDivisionError
+
+    fails.happens = fail
+    began = time.monotonic()
+    with pytest.raises(ZeroDivisionError):
+        _dispatch_really(world, {"sms": waits, "email": fails})
+    assert time.monotonic() < began + 60
+    assert len(waits.posts) == 1
+    with world.ledger.read() as connection:
+        assert chunks.unsent(connection, BATCH, "primary") == {("sms", "simulator"): 3}
+
+
+def test_one_channel_that_is_paused_by_a_person_in_between_pauses_all_workers(folder: Path) -> None:
+    world = World(folder, recipients=lines(60))
+    provider = Slow(limits=Limits(1, timedelta(seconds=5), at_once=4))
+    provider.happens = lambda count: _pause(world) if count == 10 else None
+    result = _dispatch_really(world, providers(provider))
+    assert 10 < result.accepted <= 15
+    assert result.accepted == len(provider.posts)
+    assert (result.unsent, result.left_open) == (60 - result.accepted, 0)
+
+
+def _pause(world: World) -> None:
+    with world.ledger.write() as connection:
+        connection.execute(sa.update(batches).values(paused_at=NOW))

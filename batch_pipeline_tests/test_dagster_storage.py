@@ -80,6 +80,7 @@ def databases_open(home: Path) -> set[str]:
     return {name for name in found if name.startswith(str(home)) and name.endswith(".db")}
 
 
+@pytest.mark.slow
 def test_few_files_stay_open_however_many_runs_are_looked_at(home: Path) -> None:
     with opened(home, ours=True) as instance:
         runs = [run(instance) for _ in range(12)]
@@ -117,6 +118,7 @@ def test_threads_read_while_a_run_is_stored(home: Path) -> None:
         assert told(instance, latest[-1])[2] == [*latest[::-1], *seen[::-1]]
 
 
+@pytest.mark.slow
 def test_two_processes_store_at_once(home: Path) -> None:
     code = (
         f"from {__name__} import *\nwith opened(Path({str(home)!r}), ours=True) as i: print([run(i) for _ in range(4)])"

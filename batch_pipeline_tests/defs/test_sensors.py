@@ -111,6 +111,7 @@ def test_a_file_is_planned_when_it_is_whole_and_once(daemon: Daemon) -> None:
         assert [daemon.tick("inbox_sensor") for _ in range(3)] == [[], [], []]
 
 
+@pytest.mark.slow
 def test_a_file_put_back_after_another_one_is_planned_again(daemon: Daemon) -> None:
     surgery = daemon.surgery
     for people in (range(1, 4), range(1, 6), range(1, 4)):

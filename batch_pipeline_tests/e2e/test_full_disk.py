@@ -60,6 +60,7 @@ def test_planning_on_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
     surgery.status("flu", status="Awaiting approval", lines=4000, awaiting=4000)
 
 
+@pytest.mark.slow
 def test_dispatching_on_a_full_disk_sends_each_message_once_in_the_end(small_disk: Path, tmp_path: Path) -> None:
     surgery = surgery_on(small_disk, tmp_path)
     surgery.done("submit", surgery.batch("flu", MANY), at=T)

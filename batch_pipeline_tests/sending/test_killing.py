@@ -22,6 +22,7 @@ from batch_pipeline_tests.sending.worlds import (
 
 TIMEOUT = 0.05
 KILLS = 50
+FEW_KILLS = 12
 
 
 def _start(world: World, chunk: int, shares: Shares | None = None, progress: Any = None) -> ForkServerProcess:
@@ -43,14 +44,18 @@ def _assert_all_once(world: World) -> None:
 
 
 @on_postgresql_slowly
-@pytest.mark.parametrize("lost", [0.0, pytest.param(0.2, marks=pytest.mark.slow)])
-def test_killed_at_fifty_random_moments_it_sends_each_message_exactly_once(folder: Path, lost: float) -> None:
+@pytest.mark.parametrize(
+    ("lost", "wanted"),
+    [(0.0, FEW_KILLS), *(pytest.param(lost, KILLS, marks=pytest.mark.slow) for lost in (0.0, 0.2))],
+)
+def test_killed_at_random_moments_it_sends_each_message_exactly_once(folder: Path, lost: float, wanted: int) -> None:
     chunk, shares = 4, Shares(lost_answers=lost)
-    world = World(folder, recipients=lines(6_000))
+    messages = 120 * wanted
+    world = World(folder, recipients=lines(messages))
     chance = random.Random()
     kills = 0
-    while kills < KILLS:
-        assert len(world.journal()) < 6_000, "it was done before it was killed often enough: give it more to do"
+    while kills < wanted:
+        assert len(world.journal()) < messages, "it was done before it was killed often enough: give it more to do"
         progress = CONTEXT.RawValue("i", 0)
         process = _start(world, chunk, shares, progress)
         # Before its first chunk is done, or after some: then anywhere in looking, claiming, posting and recording.
@@ -61,7 +66,7 @@ def test_killed_at_fifty_random_moments_it_sends_each_message_exactly_once(folde
         process.kill()
         process.join()
         kills += process.exitcode == -signal.SIGKILL
-    assert 0 < len(world.journal()) < 6_000
+    assert 0 < len(world.journal()) < messages
     _finish(world, 500)
     _assert_all_once(world)
 

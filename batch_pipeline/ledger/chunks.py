@@ -74,12 +74,13 @@ class Message(NamedTuple):
 
 # Statements of which a chunk of one message needs nine are made once: to make them takes longer than to run them.
 
-_SENDABLE = sa.select(
+_FACTS = (
     batches.c.applied_plan,
     controls.is_paused().label("paused"),
     batches.c.cancelled_at,
     batches.c.fallbacks_cancelled_at,
-).where(batches.c.batch == sa.bindparam("of_batch"))
+)
+_SENDABLE = sa.select(*_FACTS).where(batches.c.batch == sa.bindparam("of_batch"))
 _SENDABLE_LOCKED = _SENDABLE.with_for_update(read=True)
 
 
@@ -88,7 +89,10 @@ def sendable(connection: sa.Connection, batch: str, *, lock: bool = False) -> Se
 
     ``lock``, in a writing transaction alone: the answer holds until its end; a new plan and a pause wait for it.
     """
-    row = connection.execute(_SENDABLE_LOCKED if lock else _SENDABLE, {"of_batch": batch}).one()
+    return _sendable(connection.execute(_SENDABLE_LOCKED if lock else _SENDABLE, {"of_batch": batch}).one())
+
+
+def _sendable(row: Any) -> Sendable:
     return Sendable(
         applied=row.applied_plan is not None,
         paused=bool(row.paused),
@@ -253,7 +257,7 @@ _HELD = sa.and_(
     chunks.c.lease_until == sa.bindparam("held_until"),
     chunks.c.settled_at.is_(None),
 )
-_IS_HELD = sa.select(sa.literal(1)).where(_HELD)
+_IS_HELD = sa.select(*_FACTS).join_from(batches, chunks, chunks.c.batch == batches.c.batch).where(_HELD)
 _LOCK_HELD = sa.select(chunks.c.reference).where(_HELD).with_for_update()
 _CLOSE = (
     sa.update(chunks)
@@ -266,9 +270,10 @@ def _key(chunk: Chunk) -> dict[str, Any]:
     return {"held_chunk": chunk.reference, "held_fence": chunk.fence, "held_until": chunk.lease_until}
 
 
-def is_held(connection: sa.Connection, chunk: Chunk) -> bool:
-    """Whether the chunk is still held as this process knows it."""
-    return connection.scalar(_IS_HELD, _key(chunk)) is not None
+def standing(connection: sa.Connection, chunk: Chunk) -> Sendable | None:
+    """What stands in the way of sending a chunk that is still held as this process knows it; ``None`` if it isn't."""
+    row = connection.execute(_IS_HELD, _key(chunk)).one_or_none()
+    return None if row is None else _sendable(row)
 
 
 _MESSAGES = (
@@ -315,8 +320,8 @@ def settle(connection: sa.Connection, chunk: Chunk, refused: Iterable[tuple[str,
     if not _close(connection, chunk, "accepted", now):
         return None
     _fail(connection, refused, now)
-    connection.execute(_ACCEPT, {"of_chunk": chunk.reference, "at": now})
-    return _told(connection, chunk)
+    accepted = connection.execute(_ACCEPT, {"of_chunk": chunk.reference, "at": now}).rowcount
+    return Told(accepted, chunk.messages - accepted)
 
 
 def leave_unconfirmed(connection: sa.Connection, chunk: Chunk, now: datetime) -> Told | None:

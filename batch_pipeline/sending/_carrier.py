@@ -10,6 +10,7 @@ from typing import Any, cast
 import sqlalchemy as sa
 
 from batch_pipeline.ledger import chunks, paces
+from batch_pipeline.ledger.chunks import Sendable
 from batch_pipeline.providers.protocol import (
     Answer,
     ChunkRefused,
@@ -58,7 +59,7 @@ class Carrier:
 
     run: Run
     provider: Provider
-    claims_next: Callable[[sa.Connection, str], Held | None]
+    claims_next: Callable[[sa.Connection, Sendable, str], Held | None]
 
     def carry(self, held: Held) -> Held | None:
         """Brings a chunk to an answer, or leaves it open; gives the chunk that was claimed with the answer's record.
@@ -169,26 +170,27 @@ class Carrier:
         again_whole = self.provider.recovery is Recovery.DEDUPLICATES
         with self.run.ledger.read() as connection:
             rows = chunks.messages(connection, held.chunk, unanswered=not again_whole)
+            state = chunks.standing(connection, held.chunk)
         messages = [OutgoingMessage(*row) for row in cast(list[Any], rows)]
         if posted and messages and self.provider.recovery is Recovery.CAN_BE_ASKED:
             there = self.provider.held([message.reference for message in messages])
             self._record_part(held, there)
             messages = [message for message in messages if message.reference not in there]
+            with self.run.ledger.read() as connection:
+                state = chunks.standing(connection, held.chunk)
         if not messages:
             return Answer()
-        self._check_that_it_may_go(held)
+        self._check_that_it_may_go(held, state)
         return self.provider.send(held.chunk.reference, messages, self.run.now())
 
-    def _check_that_it_may_go(self, held: Held) -> None:
+    def _check_that_it_may_go(self, held: Held, state: Sendable | None) -> None:
         """Raises unless the chunk is ours for as long as a call may take, and its batch neither paused nor cancelled.
 
         After a cancel nothing is posted, not even what may have been posted before: a chunk whose claimer died may not
         have been. The clocks are looked at last: that check is instant.
         """
-        with self.run.ledger.read() as connection:
-            if not chunks.is_held(connection, held.chunk):
-                raise _LeaseLost
-            state = chunks.sendable(connection, self.run.batch)
+        if state is None:
+            raise _LeaseLost
         if state.paused or self.run.ending.is_set():
             raise _Paused
         if not state.lets(self.run.step):
@@ -236,9 +238,9 @@ class Carrier:
     def _record(self, held: Held, answer: Answer) -> Held | None:
         with self.run.write() as connection:
             # First: whoever cancels locks the batch before its messages, and so does this.
-            chunks.sendable(connection, self.run.batch, lock=True)
+            state = chunks.sendable(connection, self.run.batch, lock=True)
             told = chunks.settle(connection, held.chunk, _pairs(answer.refused), self.run.now())
-            following = None if told is None else self.claims_next(connection, held.chunk.channel)
+            following = None if told is None else self.claims_next(connection, state, held.chunk.channel)
         self.run.count(held, told)
         return following
 

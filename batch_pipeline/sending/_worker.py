@@ -7,7 +7,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from batch_pipeline.ledger import chunks
-from batch_pipeline.ledger.chunks import Chunk, Room
+from batch_pipeline.ledger.chunks import Chunk, Room, Sendable
 from batch_pipeline.providers.protocol import Channel, Provider
 from batch_pipeline.sending._carrier import Carrier
 from batch_pipeline.sending._run import LEASE, LONGEST_PAUSE, Held, Run
@@ -133,21 +133,22 @@ class Worker:
             channel = self.unsent[0]
             if channel not in self.run.stopped:
                 with self.run.write() as connection:
-                    held = self._claim(connection, channel)
+                    state = chunks.sendable(connection, self.run.batch, lock=True)
+                    held = self._claim(connection, state, channel)
                 if held is not None:
                     return held
             self.unsent.pop(0)
         return None
 
-    def _claim_next_in(self, connection: sa.Connection, channel: str) -> Held | None:
+    def _claim_next_in(self, connection: sa.Connection, state: Sendable, channel: str) -> Held | None:
         """The next chunk of a channel, in the transaction that records the last; ``None`` if it is time to look around."""
         run = self.run
         at_it = not run.ending.is_set() and channel not in run.stopped and self.unsent[:1] == [channel]
-        return self._claim(connection, self.unsent[0]) if at_it and run.steady() < self.look_again else None
+        return self._claim(connection, state, self.unsent[0]) if at_it and run.steady() < self.look_again else None
 
-    def _claim(self, connection: sa.Connection, channel: Channel) -> Held | None:
+    def _claim(self, connection: sa.Connection, state: Sendable, channel: Channel) -> Held | None:
         run, limits = self.run, self.provider.limits
-        if not chunks.sendable(connection, run.batch, lock=True).lets(run.step):
+        if not state.lets(run.step):
             return None
         if channel not in run.numbers:
             run.numbers[channel] = chunks.count(connection, run.batch, run.step, channel)

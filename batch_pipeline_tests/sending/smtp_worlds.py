@@ -13,6 +13,7 @@ from batch_pipeline_tests.ledger.given import BATCH, NOW, lines, open_ledger, qu
 
 
 def account(port: int, timeout: float = 10) -> SmtpAccount:
+    """With one connection, so that a test's clock is moved by one worker alone."""
     return SmtpAccount(
         host="127.0.0.1",
         port=port,
@@ -23,6 +24,7 @@ def account(port: int, timeout: float = 10) -> SmtpAccount:
         reference_key=b"a key for tests, and nothing else",
         security="none",
         timeout=timedelta(seconds=timeout),
+        connections=1,
     )
 
 

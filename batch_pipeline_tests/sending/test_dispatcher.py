@@ -802,7 +802,7 @@ def test_a_fence_lets_only_the_last_holder_write(world: World) -> None:
         assert not chunks.leave_unconfirmed(connection, old, NOW)
         assert not chunks.record_part(connection, old, [_reference(2)], [], NOW)
         assert chunks.renew(connection, old, old.lease_until) is None
-        assert not chunks.is_held(connection, old)
+        assert chunks.standing(connection, old) is None
         assert chunks.settle(connection, new, [], NOW)
         assert not chunks.settle(connection, replace(new, fence=2), [], NOW)
     assert [accepted for _, accepted, _, _ in world.states()] == [NOW] * 3 + [None] * 7

@@ -36,7 +36,7 @@ class Worker:
         """Sends until nothing is open that it could finish."""
         carrier = Carrier(self.run, self.provider, self._claim_next_in)
         held: Held | None = None
-        while not self.run.ending.is_set():
+        while held is not None or not self.run.ending.is_set():  # what is in hand is given back, if nothing else
             held = held or self._find_or_claim()
             if held is not None:
                 reference = held.chunk.reference

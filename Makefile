@@ -34,8 +34,10 @@ test: $(READY) ## the tests, but for the slow ones (under 5 minutes)
 test-slow: $(READY) ## the slow tests: phones against phonenumbers by the million, kill -9, ...
 	@$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
-bench: $(READY) ## how fast a cohort of 1,000,000 lines is planned, and in how much memory
+bench: $(READY) ## how fast a cohort of 1,000,000 lines is planned, 100,000 messages sent, 10,000 receipts taken
 	@$(BIN)/python -m benchmarks.planning --rows 1000000
+	@$(BIN)/python -m benchmarks.dispatching --messages 100000
+	@$(BIN)/python -m benchmarks.gateway --receipts 10000
 
 bench-large: $(READY) ## the same with 10,000,000 lines
 	@$(BIN)/python -m benchmarks.planning --rows 10000000

@@ -91,6 +91,8 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
     sleep: Callable[[float], None] = time.sleep,
     on_progress: Callable[[int, int], None] | None = None,
     after_chunk: Callable[[], object] | None = None,
+    before_post: Callable[[Chunk], object] | None = None,
+    before_return: Callable[[Chunk], object] | None = None,
 ) -> Dispatched:
     """Sends every unsent message of a batch's step, and finishes the chunks that others left open.
 
@@ -109,6 +111,9 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
         sleep: waits that many seconds.
         on_progress: told (messages answered, messages in all) now and then.
         after_chunk: called each time a chunk's answer is on disk; it may pause the batch.
+        before_post: called before each call for a chunk, under its lease. What it raises keeps the chunk from being
+            posted; ``ProviderStopped`` ends the channel.
+        before_return: called before messages of a chunk that was surely not taken are unsent again.
 
     Raises:
         Refused: for an unknown batch, one without an outbox, or one planned for other providers than these.
@@ -125,6 +130,8 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
         sleep=sleep,
         on_progress=on_progress,
         after_chunk=after_chunk,
+        before_post=before_post,
+        before_return=before_return,
     )
     return run.run()
 
@@ -167,6 +174,8 @@ class _Dispatch:
     sleep: Callable[[float], None]
     on_progress: Callable[[int, int], None] | None
     after_chunk: Callable[[], object] | None
+    before_post: Callable[[Chunk], object] | None
+    before_return: Callable[[Chunk], object] | None
     done: Dispatched = field(default_factory=Dispatched)
     stopped: dict[str, str] = field(default_factory=dict[str, str])
     unsent: list[Channel] = field(default_factory=list[Channel])
@@ -503,6 +512,8 @@ class _Dispatch:
             messages = [message for message in messages if message.reference not in there]
         if not messages:
             return Answer()
+        if self.before_post is not None:  # which may take its time: the lease is looked at after it
+            self.before_post(held.chunk)
         if not self._may_post(held, posted=posted):
             raise _LeaseLost
         return provider.send(held.chunk.reference, messages, self.now())
@@ -525,6 +536,8 @@ class _Dispatch:
         self._count(held, told)
 
     def _give_back(self, held: _Held, refused: Sequence[RefusedMessage]) -> None:
+        if self.before_return is not None:
+            self.before_return(held.chunk)
         with self.ledger.write() as connection:
             told = chunks.give_back(connection, held.chunk, _pairs(refused), self.now())
         self._count(held, told)

@@ -5,11 +5,12 @@ what is done where the journal is lost as well.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from batch_pipeline.errors import Refused
+from batch_pipeline.errors import Refused, is_full_disk
 from batch_pipeline.house import House
 from batch_pipeline.ledger import batches, controls, forgotten, paces, restored
 from batch_pipeline.ledger.controls import Hold
@@ -21,7 +22,20 @@ from batch_pipeline.sending import fallbacks
 
 def look(house: House, now: datetime) -> Hold | None:
     """The hold under which the ledger stands; it is put on one that is found to be restored from a copy."""
-    return restored.look(house.ledger, house.journal, now, keep=timedelta(days=house.settings.claims_days))
+    with _reading(house):
+        return restored.look(house.ledger, house.journal, now, keep=timedelta(days=house.settings.claims_days))
+
+
+@contextmanager
+def _reading(house: House) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        if is_full_disk(error):
+            raise
+        raise Refused(
+            f"the claims journal {house.journal.folder} can't be read ({error.strerror}): mend its folder or disk"
+        ) from None
 
 
 def require_whole(house: House, now: datetime) -> None:
@@ -45,7 +59,8 @@ class Asked:
 
 def reconcile(house: House, by: str, now: datetime) -> PutBack:
     """Puts back what the ledger has forgotten; lifts the hold when all of it is there. The pause of all stays."""
-    return restored.put_back(house.ledger, house.journal, by, now)
+    with _reading(house):
+        return restored.put_back(house.ledger, house.journal, by, now)
 
 
 def reconcile_without_journal(
@@ -64,7 +79,7 @@ def reconcile_without_journal(
     with house.ledger.write() as connection:
         because = f"{by} says that it was restored from a copy: `batch-pipeline reconcile --without-journal` goes on"
         hold = controls.hold(connection, because, now, by)
-    done = restored.put_back(house.ledger, house.journal, by, now)
+    done = reconcile(house, by, now)
     asked = Asked()
     if not done.released:
         with house.ledger.read() as connection:
@@ -72,7 +87,8 @@ def reconcile_without_journal(
             since = forgotten.last_claim(connection)
         for batch in applied:
             _ask_for_batch(house, batch, _Asking(by, now, hold.at, since, wall, sleep), asked)
-        restored.begin_anew(house.ledger, house.journal, by, now)
+        with _reading(house):
+            restored.begin_anew(house.ledger, house.journal, by, now)
     return done, asked
 
 

@@ -48,6 +48,7 @@ def test_what_was_written_is_read_and_names_nobody(tmp_path: Path) -> None:
     journal(tmp_path).append(ENTRY)
     path = only_file(tmp_path)
     (read,) = journal(tmp_path).read(path.name, 0)
+    assert read.entry is not None
     assert read.entry == ENTRY
     assert read.entry.messages[0] == Noted(2, patient(2), f"{BATCH}:2:primary")
     assert read.end == path.stat().st_size

@@ -23,17 +23,24 @@ from batch_pipeline.providers.protocol import (
     OutcomeUnknown,
     OutgoingMessage,
     ProviderStopped,
+    Recovery,
     RefusedMessage,
 )
+from batch_pipeline.providers.simulator import Shares, Simulator
+from batch_pipeline.sending import dispatcher
 from batch_pipeline.sending.dispatcher import Dispatched
 from batch_pipeline.sending.recording import Recorder
-from batch_pipeline_tests.ledger.given import NOW
-from batch_pipeline_tests.sending.worlds import Happens, WatchedLedger, WatchedSimulator, World
+from batch_pipeline_tests.ledger.given import BATCH, NOW, open_ledger
+from batch_pipeline_tests.sending.worlds import Happens, WatchedLedger, WatchedSimulator, World, providers
 
 Copy = Mapping[str, Sequence[dict[str, Any]]]
 KEEP = timedelta(days=90)
 _TABLES = [table for table in metadata.sorted_tables if table.name != "audit"]
 """All but the audit, of which nothing can be deleted."""
+
+
+KILLED = {"timeout": timedelta(seconds=0.05), "chunk": 4, "shares": Shares(lost_answers=0.2)}
+"""What the simulator of a process is like that is to be killed."""
 
 
 def copy_of(ledger: Ledger) -> Copy:
@@ -120,3 +127,22 @@ class Unruly(WatchedSimulator):
         return answer
 
 
+def dispatch_with_journal(folder: Path, recovery: Recovery, progress: Any) -> None:
+    """For a process of its own: sends the batch by the real clocks; counts in ``progress`` how often it told of any."""
+
+    def tell(_done: int, _total: int) -> None:
+        progress.value += 1
+
+    ledger = open_ledger(folder)
+    recorder = Recorder(ledger, Journal(folder / "claims"))
+    simulator = Simulator(folder / "simulator.sqlite", recovery=recovery, **KILLED)
+    dispatcher.dispatch(
+        ledger,
+        BATCH,
+        providers(simulator),
+        now=NOW,
+        owner="to be killed",
+        on_progress=tell,
+        before_post=recorder.before_post,
+        before_return=recorder.before_return,
+    )

@@ -123,12 +123,12 @@ def look(ledger: Ledger, journal: Journal, now: datetime, *, keep: timedelta) ->
 
 
 def _because(looked: Looked) -> str:
-    what, mend = (
-        looked.faults[:3],
-        "put the journal back (is its disk mounted?), then `batch-pipeline reconcile --by NAME`",
-    )
-    if not what:
-        mend = "`batch-pipeline reconcile --by NAME` puts it back"
+    what, mend = looked.faults[:3], "`batch-pipeline reconcile --by NAME` puts it back"
+    if what:
+        mend = (
+            "put the journal back (is its disk mounted? do all machines that send share the folder "
+            "BATCH_PIPELINE_CLAIMS?), then `batch-pipeline reconcile --by NAME`"
+        )
     if looked.missing:
         what.insert(
             0,
@@ -284,22 +284,35 @@ class PutBack:
 
 
 def put_back(ledger: Ledger, journal: Journal, by: str, now: datetime) -> PutBack:
-    """Puts back every chunk that can be, each in a transaction of its own; lifts the hold if that is all.
+    """Puts back every chunk that can be, each wholly or not at all; lifts the hold if that is all.
 
     Done again, it does the rest. A person's word that the journal is lost isn't lifted so.
     """
     mine = writer(ledger, journal)
     looked = _look(ledger, journal, mine)
     done = PutBack(faults=looked.faults)
-    for lost in _lost(ledger, journal, looked.missing):
+    for some in _together(_lost(ledger, journal, looked.missing)):
         with ledger.write() as connection:
-            _put_back(connection, lost, by, now, done)
+            for lost in some:
+                _put_back(connection, lost, by, now, done)
     with ledger.read() as connection:
         hold = controls.held(connection)
     if not (done.waiting or done.faults or (hold is not None and hold.by is not None)):
         let_go(ledger, looked, by, now)
         done.released = True
     return done
+
+
+def _together(lost: Iterable[Lost]) -> Iterator[list[Lost]]:
+    """Chunks for one transaction: a million of one message each would take hours otherwise."""
+    some, messages = list[Lost](), 0
+    for each in lost:
+        some.append(each)
+        messages += len(each.messages) + 1
+        if messages >= _AT_ONCE:
+            yield some
+            some, messages = [], 0
+    yield some
 
 
 def let_go(ledger: Ledger, looked: Looked, by: str, now: datetime) -> None:

@@ -448,6 +448,7 @@ def _tell_if_held(house: House, now: datetime) -> None:
     """On stderr: the figures stand on stdout whatever the ledger has forgotten."""
     from batch_pipeline.operations.restoring import look
 
+    _ = house.ledger  # what is wrong with that is for the command itself to say
     try:
         hold = look(house, now)
     except Refused as fault:

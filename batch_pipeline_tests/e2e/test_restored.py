@@ -45,7 +45,6 @@ def approved(surgery: Surgery, batch: str = "flu", people: range = range(1, 8)) 
     return spec
 
 
-@pytest.mark.both_ledgers
 def test_a_restored_ledger_starts_paused_is_reconciled_and_sends_each_message_once(
     surgery: Surgery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +97,7 @@ def test_a_restored_ledger_starts_paused_is_reconciled_and_sends_each_message_on
     surgery.status("flu", awaiting=7)  # its receipts were fetched by the ledger that was lost
 
 
+@pytest.mark.slow
 def test_fallbacks_that_were_forgotten_are_put_back(surgery: Surgery) -> None:
     unread = by_sms(1)
     surgery.app_users(unread)
@@ -121,7 +121,7 @@ class Askable(Simulator):
     recovery = Recovery.CAN_BE_ASKED  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
 
 
-@pytest.mark.parametrize("askable", [True, False])
+@pytest.mark.parametrize("askable", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_without_the_journal_providers_are_asked_and_persons(
     surgery: Surgery, monkeypatch: pytest.MonkeyPatch, askable: bool
 ) -> None:

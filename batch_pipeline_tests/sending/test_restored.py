@@ -191,7 +191,7 @@ def _assert_none_twice_none_lost(world: JournalledWorld, *, sure: bool) -> None:
     assert len(journal) == sum(1 for reference in world.references() if journal[reference])
 
 
-ROUNDS = [*range(6), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 120))]
+ROUNDS = [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 120))]
 
 
 @dataclass
@@ -255,7 +255,7 @@ def test_claims_posts_deaths_copies_and_restores_in_any_order(new_folder: Callab
 @pytest.mark.parametrize(
     ("recovery", "restores"),
     [
-        (Recovery.DEDUPLICATES, 2),
+        (Recovery.DEDUPLICATES, 1),
         *(pytest.param(recovery, 12, marks=pytest.mark.slow) for recovery in Recovery),
     ],
 )

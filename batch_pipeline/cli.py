@@ -298,6 +298,36 @@ def resolve(
 
 
 @app.command()
+def reconcile(
+    context: typer.Context,
+    by: By,
+    without_journal: Annotated[
+        bool,
+        typer.Option(
+            "--without-journal", help="The claims journal is lost: ask the providers, as far as they can tell."
+        ),
+    ] = False,
+    at: At = None,
+) -> None:
+    """Put back what a ledger that was restored from a copy has forgotten. Sends nothing."""
+    from batch_pipeline.operations import controlling, restoring
+
+    house: House = context.obj
+    controlling.require_name(by)
+    if without_journal:
+        done, asked = restoring.reconcile_without_journal(house, by, _now(at))
+    else:
+        done, asked = restoring.reconcile(house, by, _now(at)), None
+    for sentence in _view().reconciled(done, asked):
+        _say(sentence)
+    if asked is None and not done.released:
+        raise Refused(
+            "the ledger isn't reconciled yet, and nothing is sent: do what is said above, then reconcile again"
+        )
+    _say("the ledger is reconciled: `batch-pipeline resume --all --by NAME` lets it send again")
+
+
+@app.command()
 def sweep(context: typer.Context, at: At = None) -> None:
     """Do all that is due by now for every batch: receipts and time-outs, then fallbacks."""
     from batch_pipeline.operations.dispatching import with_fallbacks_due, with_news
@@ -354,7 +384,7 @@ def status(
 ) -> None:
     """Say where a batch, or every batch, stands."""
     house: House = context.obj
-    _ = at  # figures are facts of the ledger: they hold whatever the time
+    _tell_if_held(house, _now(at))
     if batch is not None:
         found = _status(house, batch)
         if as_json:
@@ -412,6 +442,20 @@ def demo(context: typer.Context) -> None:
     from batch_pipeline.demo import run_demo
 
     run_demo(context.obj)
+
+
+def _tell_if_held(house: House, now: datetime) -> None:
+    """On stderr: the figures stand on stdout whatever the ledger has forgotten."""
+    from batch_pipeline.operations.restoring import look
+
+    _ = house.ledger  # what is wrong with that is for the command itself to say
+    try:
+        hold = look(house, now)
+    except Refused as fault:
+        typer.echo(f"nothing is sent: {fault}", err=True)
+        return
+    if hold is not None:
+        typer.echo(f"nothing is sent: {hold.because}", err=True)
 
 
 def _status(house: House, batch: str) -> dict[str, Any]:

@@ -84,6 +84,11 @@ class Home:
         return os.environ.get("LEDGER_URL") or f"sqlite:///{self.ledger_path}"
 
     @property
+    def claims(self) -> Path:
+        """The claims journal, where no ``BATCH_PIPELINE_CLAIMS`` is set; made with its first line."""
+        return self.root / "claims"
+
+    @property
     def metrics_path(self) -> Path:
         """The delivery metrics, for analysts."""
         return self.root / "metrics.duckdb"

@@ -23,6 +23,7 @@ from batch_pipeline.ingest.lists import ALL_CHANNELS, NO_ACCOUNTS, NO_OPT_OUTS, 
 from batch_pipeline.ledger import batches, history, snapshot
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.hashing import Hasher, hold_to_key, load_or_make_key
+from batch_pipeline.ledger.journal import Journal
 from batch_pipeline.planning.contact import Facts
 from batch_pipeline.planning.duck import duck
 from batch_pipeline.planning.plan import Snapshot
@@ -76,6 +77,12 @@ class House:
         ledger = Ledger.open(self.settings.ledger_url or self.home.ledger_url)
         hold_to_key(ledger, self.hasher)
         return ledger
+
+    @cached_property
+    def journal(self) -> Journal:
+        """What was about to be posted, outside the ledger."""
+        chosen = self.settings.claims
+        return Journal(self.home.claims if chosen is None else chosen.expanduser().absolute())
 
     @cached_property
     def hasher(self) -> Hasher:

@@ -143,6 +143,10 @@ class Settings(BaseSettings):
 
     ledger_url: str | None = Field(None, validation_alias=AliasChoices("LEDGER_URL", "BATCH_PIPELINE_LEDGER_URL"))
     """SQLAlchemy's address of the ledger; none: ``ledger.sqlite`` in the home."""
+    claims: Path | None = None
+    """The folder of the claims journal; none: ``claims`` in the home."""
+    claims_days: int = Field(90, ge=1)
+    """How long the journal remembers."""
     max_cohort_bytes: ByteSize = Field(ByteSize(4_000_000_000), gt=0)
     """A larger cohort file is refused before it is copied."""
     duckdb_memory_limit: MemorySize = "1GB"

@@ -163,6 +163,30 @@ def unconfirmed(batch: str, found: Sequence[Any]) -> RenderableType:
     )
 
 
+def reconciled(done: Any, asked: Any | None) -> Iterator[str]:
+    """What `reconcile` did, and what a person has to look at: sentences."""
+    yield f"put back: {done.messages:,} messages in {done.chunks:,} chunks, for the next dispatch to finish"
+    for each in done.apart:
+        yield (
+            f"{each.batch}, line {each.line}: the {each.step} message was perhaps sent, and is planned otherwise by now: "
+            f"unconfirmed; see `batch-pipeline resolve {each.batch}`"
+        )
+    for each in done.kept:
+        yield f"{each.batch}, line {each.line}: the {each.step} message was perhaps sent twice, also in chunk {each.chunk}"
+    for batch, count in done.waiting.items():
+        yield (
+            f"{batch}: {count:,} chunks were sent, and the ledger has no outbox of it: submit the same files, approve the plan, run `batch-pipeline dispatch "
+            f"{batch}`, which writes the outbox and sends nothing, and reconcile again"
+            if asked is None
+            else f"{batch}: {count:,} chunks that were sent are left out: never submit this batch again"
+        )
+    yield from done.faults
+    if asked is not None:
+        yield f"asked of their providers: {asked.accepted:,} messages were sent, {asked.unsent:,} were not"
+        for batch, count in asked.unconfirmed.items():
+            yield f"{batch}: {count:,} messages nobody can tell of: unconfirmed; see `batch-pipeline resolve {batch}`"
+
+
 def checked(found: Mapping[str, Any]) -> RenderableType:
     """What `check` found in a file."""
     parts: list[RenderableType] = [Text(f"{found['file']}: understood", style="bold")]

@@ -219,20 +219,26 @@ def open_chunks(connection: sa.Connection, batch: str, step: str) -> list[Chunk]
         .where(chunks.c.batch == batch, chunks.c.step == step, chunks.c.settled_at.is_(None))
         .order_by(chunks.c.claimed_at, chunks.c.reference)
     )
-    return [
-        Chunk(
-            row.reference,
-            row.batch,
-            row.step,
-            row.channel,
-            row.provider,
-            row.messages,
-            row.fence,
-            row.lease_until,
-            row.claimed_at,
-        )
-        for row in connection.execute(query)
-    ]
+    return [_chunk(row) for row in connection.execute(query)]
+
+
+def one(connection: sa.Connection, reference: str) -> Chunk:
+    """The chunk of that reference."""
+    return _chunk(connection.execute(sa.select(chunks).where(chunks.c.reference == reference)).one())
+
+
+def _chunk(row: sa.Row[Any]) -> Chunk:
+    return Chunk(
+        row.reference,
+        row.batch,
+        row.step,
+        row.channel,
+        row.provider,
+        row.messages,
+        row.fence,
+        row.lease_until,
+        row.claimed_at,
+    )
 
 
 def take_over(connection: sa.Connection, chunk: Chunk, owner: str, lease_until: datetime) -> Chunk | None:

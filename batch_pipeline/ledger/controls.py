@@ -5,6 +5,7 @@ is looked at but through ``is_paused``. The dispatcher asks before each claim an
 one chunk.
 """
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -15,10 +16,14 @@ from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import audit
 from batch_pipeline.ledger import batches as batches_
 from batch_pipeline.ledger.dialects import insert
-from batch_pipeline.ledger.tables import UNSENT, attempts, batches, general_pause
+from batch_pipeline.ledger.tables import UNSENT, attempts, batches, facts, general_pause
 
 BREAKER = "circuit breaker"
 """Who paused a batch whose channel failed too often. No person may go by that name."""
+RESTORED = "restored ledger"
+"""Who paused all, because the ledger was restored from a copy. No person may go by that name either."""
+_HOLD = "reconcile"
+"""The fact that a ledger has to be reconciled with its providers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,16 @@ class Pause:
     by: str
     because: str | None
     of_all: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Why a ledger has to be reconciled with its providers before it sends anything, and when that was found."""
+
+    at: datetime
+    because: str
+    by: str | None
+    """Who said so; ``None`` where the claims journal did."""
 
 
 class Paused(NamedTuple):
@@ -119,8 +134,39 @@ def pause_all(connection: sa.Connection, by: str, because: str | None, now: date
     return Paused(Pause(now, by, because, of_all=True), new=True)
 
 
+def hold(connection: sa.Connection, because: str, now: datetime, by: str | None = None) -> Hold:
+    """Pauses all until the ledger is reconciled, and a person resumes it after that; gives the hold that stands."""
+    pause_all(connection, RESTORED, because, now)
+    told = json.dumps({"at": now.isoformat(), "because": because, "by": by})
+    row = insert(connection, facts).values(name=_HOLD, value=told).on_conflict_do_nothing()
+    if connection.scalar(row.returning(facts.c.name)) is not None:
+        audit.record(connection, now, by or RESTORED, "hold", None, {"because": because})
+    return held(connection) or Hold(now, because, by)
+
+
+def held(connection: sa.Connection) -> Hold | None:
+    """The hold that stands, if any."""
+    told = connection.scalar(sa.select(facts.c.value).where(facts.c.name == _HOLD))
+    if told is None:
+        return None
+    known = json.loads(told)
+    return Hold(datetime.fromisoformat(known["at"]), known["because"], known["by"])
+
+
+def release(connection: sa.Connection, by: str, now: datetime) -> None:
+    """Lifts the hold. The pause of all stays for a person to lift."""
+    connection.execute(sa.delete(facts).where(facts.c.name == _HOLD))
+    audit.record(connection, now, by, "reconciled", None, {})
+
+
 def resume_all(connection: sa.Connection, by: str, now: datetime) -> Pause | None:
-    """Lifts the general pause, and gives it; ``None`` when there is none. Batches paused by themselves stay so."""
+    """Lifts the general pause, and gives it; ``None`` when there is none. Batches paused by themselves stay so.
+
+    ``Refused`` for a ledger that has to be reconciled first.
+    """
+    standing_hold = held(connection)
+    if standing_hold is not None:
+        raise Refused(f"nothing may be sent yet: {standing_hold.because}")
     lifted = general(connection)
     if lifted is None:
         return None

@@ -1,47 +1,49 @@
 """What a person decides about sending: pausing, resuming, cancelling, and what became of unconfirmed messages."""
 
 from collections.abc import Collection
+from contextlib import closing
 from datetime import datetime
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House
-from batch_pipeline.ledger import controls
+from batch_pipeline.ledger import controls, restored
 from batch_pipeline.ledger import unconfirmed as ledger_unconfirmed
 from batch_pipeline.ledger.unconfirmed import Unconfirmed
 from batch_pipeline.operations import dispatching
+from batch_pipeline.sending import recording
 
 
 def pause(house: House, batch: str, by: str, because: str | None, now: datetime) -> controls.Paused:
     """Pauses a batch within one chunk; gives the pause that stands."""
-    _require_name(by)
+    require_name(by)
     with house.ledger.write() as connection:
         return controls.pause(connection, batch, by, because, now)
 
 
 def resume(house: House, batch: str, by: str, now: datetime) -> tuple[controls.Pause | None, controls.Pause | None]:
     """Lifts a batch's own pause; gives it, if there was one, and the pause of all, if that holds the batch on."""
-    _require_name(by)
+    require_name(by)
     with house.ledger.write() as connection:
         return controls.resume(connection, batch, by, now), controls.general(connection)
 
 
 def pause_all(house: House, by: str, because: str | None, now: datetime) -> controls.Paused:
     """Pauses all batches within one chunk each, those made later too; gives the pause that stands."""
-    _require_name(by)
+    require_name(by)
     with house.ledger.write() as connection:
         return controls.pause_all(connection, by, because, now)
 
 
 def resume_all(house: House, by: str, now: datetime) -> tuple[controls.Pause | None, list[str]]:
     """Lifts the pause of all; gives it, if there was one, and the batches that are paused by themselves."""
-    _require_name(by)
+    require_name(by)
     with house.ledger.write() as connection:
         return controls.resume_all(connection, by, now), controls.paused_by_themselves(connection)
 
 
 def cancel(house: House, batch: str, by: str, now: datetime, *, with_fallbacks: bool) -> controls.Cancelled:
     """Cancels a batch for ever; gives how it is cancelled, and what was ended."""
-    _require_name(by)
+    require_name(by)
     with house.ledger.write() as connection:
         return controls.cancel(connection, batch, by, now, with_fallbacks=with_fallbacks)
 
@@ -59,14 +61,19 @@ def resolve(
 
     What the providers have to say is heard first: it goes before what a person thinks.
     """
-    _require_name(by)
+    require_name(by)
     dispatching.collect(house, batch, now)
-    with house.ledger.write() as connection:
-        return ledger_unconfirmed.resolve(connection, batch, lines, by, now, sent=sent)
+    writer = restored.writer(house.ledger, house.journal)
+    with closing(house.journal), house.ledger.write() as connection:
+        found = ledger_unconfirmed.resolve(connection, batch, lines, by, now, sent=sent)
+        if not sent:
+            recording.record_not_sent(connection, house.journal, writer, found)
+        return found
 
 
-def _require_name(by: str) -> None:
+def require_name(by: str) -> None:
+    """``Refused`` for a name that no person has."""
     if not by.strip():
         raise Refused("--by is empty: say who decides this")
-    if by.strip().casefold() == controls.BREAKER:
+    if by.strip().casefold() in (controls.BREAKER, controls.RESTORED):
         raise Refused(f"--by {by}: that is what the software calls itself: say who decides this")

@@ -3,6 +3,7 @@
 import json
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from batch_pipeline.errors import Refused
 from batch_pipeline.house import House, Submitted, owner
 from batch_pipeline.ledger import audit, batches, due, outbox
 from batch_pipeline.ledger.breaker import Breaker
-from batch_pipeline.operations import review
+from batch_pipeline.operations import restoring, review
 from batch_pipeline.planning.channels import queue
 from batch_pipeline.planning.message import SAMPLE
 from batch_pipeline.progress import tell
@@ -22,6 +23,7 @@ from batch_pipeline.providers.protocol import Channel, ChunkRefused, ChunkTooLar
 from batch_pipeline.rules import emails, phones, policy
 from batch_pipeline.rules.fragments import downgrade
 from batch_pipeline.sending import dispatcher, fallbacks, receipts
+from batch_pipeline.sending.recording import Recorder
 
 _ROWS = 20_000
 
@@ -126,14 +128,17 @@ def send(house: House, batch: str, step: dispatcher.Step, clock: Clock) -> dispa
     """Sends what is queued of a step, each message once, and finishes what a killed run left open.
 
     Whoever opted out or was found to have died since the plan was made is withdrawn first (SPEC 2.3). ``Refused`` when a
-    provider takes nothing more, with its reason; what was sent stays sent.
+    provider takes nothing more, with its reason; what was sent stays sent; and for a ledger that was restored from a
+    copy, until it is reconciled.
     """
     submitted = house.submitted(batch)
+    restoring.require_whole(house, clock())
     breaker = Breaker(house.ledger, batch, submitted.workspace.circuit_breaker.as_rule())
     if step == "primary":
         now = clock()
         outbox.withdraw(house.ledger, batch, house.not_to_be_sent(submitted.workspace, now), now)
-    with house.providers(submitted.workspace) as providers:
+    recorder = Recorder(house.ledger, house.journal)
+    with house.providers(submitted.workspace) as providers, closing(house.journal):
         done = dispatcher.dispatch(
             house.ledger,
             batch,
@@ -143,6 +148,8 @@ def send(house: House, batch: str, step: dispatcher.Step, clock: Clock) -> dispa
             owner=owner(),
             on_progress=lambda sent, total: tell(f"{step} messages", sent, total),
             after_chunk=lambda: breaker.after_chunk(clock()),
+            before_post=recorder.before_post,
+            before_return=recorder.before_return,
         )
     if done.stopped:
         channel, reason = next(iter(done.stopped.items()))
@@ -217,6 +224,7 @@ def fall_back(house: House, batch: str, clock: Clock) -> tuple[fallbacks.Swept, 
     What the providers have to say is heard first, or a message that was read meanwhile would be texted as well.
     """
     now = clock()
+    restoring.require_whole(house, now)
     collect(house, batch, now)
     submitted = house.submitted(batch)
     swept = fallbacks.sweep(house.ledger, batch, now, house.fallback_facts(submitted.workspace, now))

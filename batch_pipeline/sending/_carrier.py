@@ -168,6 +168,8 @@ class Carrier:
         answered, and one that can be asked only as far as it doesn't hold it.
         """
         again_whole = self.provider.recovery is Recovery.DEDUPLICATES
+        if self.run.before_post is not None:  # which may take its time: the lease is looked at after it
+            self.run.before_post(held.chunk)
         with self.run.ledger.read() as connection:
             rows = chunks.messages(connection, held.chunk, unanswered=not again_whole)
             state = chunks.standing(connection, held.chunk)
@@ -260,6 +262,8 @@ class Carrier:
         self.run.count(held, told)
 
     def _give_back(self, held: Held, refused: Sequence[RefusedMessage]) -> None:
+        if self.run.before_return is not None:
+            self.run.before_return(held.chunk)
         with self.run.write() as connection:
             told = chunks.give_back(connection, held.chunk, _pairs(refused), self.run.now())
         self.run.count(held, told)

@@ -59,6 +59,8 @@ class Run:
     sleeps: Callable[[float], None] | None = None
     on_progress: Callable[[int, int], None] | None = None
     after_chunk: Callable[[], object] | None = None
+    before_post: Callable[[Chunk], object] | None = None
+    before_return: Callable[[Chunk], object] | None = None
 
     done: Dispatched = field(default_factory=Dispatched)
     answered: int = 0

@@ -29,6 +29,7 @@ from typing import Literal
 from batch_pipeline.clocks import seconds_since_boot
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import batches, chunks, controls
+from batch_pipeline.ledger.chunks import Chunk
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.providers.protocol import Channel, Provider
 from batch_pipeline.sending._run import Dispatched, Run
@@ -52,6 +53,8 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
     sleep: Callable[[float], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     after_chunk: Callable[[], object] | None = None,
+    before_post: Callable[[Chunk], object] | None = None,
+    before_return: Callable[[Chunk], object] | None = None,
 ) -> Dispatched:
     """Sends every unsent message of a batch's step, and finishes the chunks that others left open.
 
@@ -70,6 +73,9 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
         sleep: waits that many seconds; none: by the real clock.
         on_progress: told (messages answered, messages in all) now and then.
         after_chunk: called each time a chunk's answer is on disk, once at a time; it may pause the batch.
+        before_post: called before each call for a chunk, under its lease, by the thread that posts it. What it raises
+            keeps the chunk from being posted; ``ProviderStopped`` ends the channel.
+        before_return: called, by the same thread, before messages of a chunk that was surely not taken are unsent again.
 
     Raises:
         Refused: for an unknown batch, one without an outbox, or one planned for other providers than these.
@@ -86,6 +92,8 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
         sleeps=sleep,
         on_progress=on_progress,
         after_chunk=after_chunk,
+        before_post=before_post,
+        before_return=before_return,
     )
     _let_work(run, _begin(run, providers))
     return _end(run)

@@ -5,7 +5,7 @@ is due is queued as an attempt of the step ``fallback``, for the dispatcher to s
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -70,14 +70,25 @@ def sweep(ledger: Ledger, batch: str, now: datetime, facts: FallbackFacts) -> Sw
     A cancelled batch's messages keep their course, unless it was cancelled with its fallbacks; a paused one waits.
     Collect and fold the receipts first.
     """
+    return _sweep(ledger, batch, now, facts, lambda connection: controls.standing(connection, batch) is None)
+
+
+def sweep_though_paused(ledger: Ledger, batch: str, now: datetime, facts: FallbackFacts) -> Swept:
+    """The same while all is paused, for a ledger that may have forgotten that they went: they aren't for sending."""
+    return _sweep(ledger, batch, now, facts, lambda _: True)
+
+
+def _sweep(
+    ledger: Ledger, batch: str, now: datetime, facts: FallbackFacts, may: Callable[[sa.Connection], bool]
+) -> Swept:
     queued, against = 0, Counter[str]()
     with ledger.write() as connection:
-        if controls.standing(connection, batch) is None:
+        if may(connection):
             chunks.take_back_fallbacks(connection, batch)
     while True:
         with ledger.write() as connection:
             known = batches_.get(connection, batch, lock=True)
-            if controls.standing(connection, batch) is not None:
+            if not may(connection):
                 return Swept(queued, dict(against))
             cancelled = known.fallbacks_cancelled_at is not None
             rows = connection.execute(_candidates(batch, now)).all()

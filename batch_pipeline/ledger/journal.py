@@ -1,0 +1,288 @@
+"""The claims journal: beside the ledger, and never restored with it, what was about to be posted (SPEC 2.7).
+
+A ledger that is restored from a copy has forgotten the chunks that were claimed and posted after the copy was taken:
+to it those messages are unsent, and it would send them again under new references. The journal remembers. It is a
+folder of text files, on another disk than the ledger if possible. A line is written, and on disk, after the claim is
+committed and before the chunk is posted; so a chunk that is in the journal and not in the ledger proves that the
+ledger is older than the journal (``batch_pipeline.ledger.restored``).
+
+Lines tell of two things: that a chunk is about to be *posted*, and that messages of it are about to be *returned*,
+because the provider surely took nothing of them: they go in another chunk then, or not at all. Nothing in them is
+personal but keyed hashes: no NHS number, no address, no text.
+
+A process writes to a file that no other writes to, so that none waits for another: the day, the machine and a number
+are its name. A file whose process is gone is written on by the next.
+"""
+
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+Kind = Literal["posted", "returned"]
+
+_SUFFIX = ".claims"
+_NAME = re.compile(rf"(\d{{4}}-\d\d-\d\d)-[0-9a-z]+-\d+{re.escape(_SUFFIX)}")
+_TORN = b" torn\n"
+"""What is written after a line that a dying process left unfinished: what it told of was never posted."""
+_PRUNED = "pruned"
+_DIGEST_BYTES = 8
+
+
+class Noted(NamedTuple):
+    """One message of a chunk."""
+
+    line: int
+    patient: str
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the journal."""
+
+    kind: Kind
+    ledger: str
+    """Which ledger wrote it."""
+    key: str
+    """Which hash key the patients are named by."""
+    batch: str
+    step: str
+    channel: str
+    provider: str
+    chunk: str
+    fence: int
+    """Of the chunk's holder. Of the lines that tell of one chunk, one with a higher fence is later."""
+    claimed_at: datetime
+    written_at: datetime
+    """By the machine's clock."""
+    body: str
+    """The messages, as JSON: most readers want none of a million."""
+
+    @property
+    def messages(self) -> list[Noted]:
+        """Those that the line tells of."""
+        return [Noted(*message) for message in json.loads(self.body)]
+
+
+_FIELDS = ("kind", "ledger", "key", "batch", "step", "channel", "provider", "chunk", "fence")
+_TIMES = ("claimed_at", "written_at")
+
+
+def body_of(messages: Iterable[Noted]) -> str:
+    """What stands in a line of these messages."""
+    return json.dumps([list(message) for message in messages], separators=(",", ":"))
+
+
+def _line(entry: Entry) -> bytes:
+    head = {name: getattr(entry, name) for name in _FIELDS}
+    head |= {name: getattr(entry, name).isoformat() for name in _TIMES}
+    content = f"{json.dumps(head, separators=(',', ':'))}\t{entry.body}".encode()
+    return content + b"\t" + _digest(content) + b"\n"
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).hexdigest().encode()
+
+
+def _entry(line: bytes) -> Entry | None:
+    """What a whole line says; ``None`` for one that isn't as it was written."""
+    content, _, digest = line.rstrip(b"\n").rpartition(b"\t")
+    if digest != _digest(content):
+        return None
+    head, _, body = content.decode().partition("\t")
+    known: dict[str, Any] = json.loads(head)
+    for name in _TIMES:
+        known[name] = datetime.fromisoformat(known[name])
+    return Entry(**known, body=body)
+
+
+class Read(NamedTuple):
+    """A line that was read: where it ends, and what it says; nothing, if it is damaged."""
+
+    end: int
+    entry: Entry | None
+
+
+class Journal:
+    """The journal in a folder. Any number of threads and processes may write to it.
+
+    Args:
+        folder: made when the first line is written.
+        wall: the machine's clock.
+    """
+
+    def __init__(self, folder: Path, wall: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self.folder = folder
+        self.wall = wall
+        self._lock = threading.Lock()
+        self._open: int | None = None
+        self._opened_as: tuple[date, int] | None = None
+
+    # Writing -----------------------------------------------------------------------------------------------------
+
+    def append(self, entry: Entry) -> None:
+        """Writes a line; it is on disk when this returns. ``OSError`` when it can't be: then it may be there or not."""
+        line = _line(entry)
+        with self._lock:
+            try:
+                descriptor = self._file_of_today()
+                written = 0
+                while written < len(line):
+                    written += os.write(descriptor, line[written:])
+                os.fsync(descriptor)
+            except OSError:
+                self._close()  # what it wrote of the line is found when the file is opened again
+                raise
+
+    def close(self) -> None:
+        """Gives up the file; another process may write on in it."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        if self._open is not None and self._opened_as is not None and self._opened_as[1] == os.getpid():
+            with suppress(OSError):
+                os.close(self._open)
+        self._open = None
+
+    def _file_of_today(self) -> int:
+        """A forked process takes another file than its parent's."""
+        mine = (self.wall().date(), os.getpid())
+        if self._open is None or self._opened_as != mine:
+            self._close()
+            self._open, self._opened_as = self._take_file(mine[0]), mine
+        return self._open
+
+    def _take_file(self, day: date) -> int:
+        _make_folder(self.folder)
+        for number in itertools.count(1):
+            path = self.folder / f"{day.isoformat()}-{_machine()}-{number}{_SUFFIX}"
+            descriptor = _new_file(path) or _left_file(path)
+            if descriptor is not None:
+                return descriptor
+        raise AssertionError  # there is always a next number
+
+    # Reading -----------------------------------------------------------------------------------------------------
+
+    def files(self) -> dict[str, int]:
+        """Name and size of each file, in the order of their names; none where there is no folder."""
+        try:
+            found = [(entry.name, entry.stat().st_size) for entry in os.scandir(self.folder) if is_journal(entry.name)]
+        except FileNotFoundError:  # the folder, or a file that was pruned meanwhile
+            return {} if not self.folder.is_dir() else self.files()
+        return dict(sorted(found))
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of that name now."""
+        return (self.folder / name).is_file()
+
+    def read(self, name: str, start: int) -> Iterator[Read]:
+        """The lines of a file from an offset on that ``end`` gave; one that is being written is left for later."""
+        with (self.folder / name).open("rb") as file:
+            file.seek(start)
+            end = start
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                end += len(line)
+                if not line.endswith(_TORN):
+                    yield Read(end, _entry(line))
+
+    # Pruning -----------------------------------------------------------------------------------------------------
+
+    @property
+    def pruned(self) -> str:
+        """Files of this day and of those before may have been thrown away; empty: none."""
+        try:
+            return (self.folder / _PRUNED).read_text("utf-8").strip()
+        except FileNotFoundError:
+            return ""
+
+    def discard(self, names: Iterable[str], through: str) -> None:
+        """Throws files away; the last of them is of the day ``through``, which stays noted."""
+        if through > self.pruned:
+            part = self.folder / f".{_PRUNED}.{os.getpid()}"
+            with part.open("w", encoding="utf-8") as file:
+                file.write(through + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self.folder / _PRUNED)
+            _sync_folder(self.folder)
+        for name in names:
+            (self.folder / name).unlink(missing_ok=True)
+
+
+def is_journal(name: str) -> bool:
+    """Whether a file of that name is one of a journal."""
+    return _NAME.fullmatch(name) is not None
+
+
+def day_of(name: str) -> str:
+    """The day on which a file was begun, as in ``2026-10-01``."""
+    return name[:10]
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _sync_folder(folder.parent)
+
+
+def _new_file(path: Path) -> int | None:
+    """A file that wasn't there, on disk with its name; ``None`` where another process has it."""
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND, 0o600)
+    except FileExistsError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:  # another has found it between the two calls
+        os.close(descriptor)
+        return None
+    except OSError:  # a disk without locks: then nobody takes it over either
+        pass
+    _sync_folder(path.parent)
+    return descriptor
+
+
+def _left_file(path: Path) -> int | None:
+    """A file that no process writes to any more, ready for the next line; ``None`` if one does."""
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            os.write(descriptor, _TORN)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@cache
+def _machine() -> str:
+    """Processes with the same one share a kernel, and so see each other's locks: names can be the same elsewhere."""
+    try:
+        told = Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
+    except OSError:
+        told = os.uname().nodename
+    return hashlib.sha256(told.encode()).hexdigest()[:12]

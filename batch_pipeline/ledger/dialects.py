@@ -85,6 +85,16 @@ def unindexed(column: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
     return column.concat("")
 
 
+def lock_in_order(connection: sa.Connection, table: sa.Table, query: sa.Select[Any]) -> None:
+    """Locks the rows of a table that a query finds, by their id, for who is about to change many of them.
+
+    An update locks its rows as it comes upon them: on PostgreSQL two that go through the same ones in different orders
+    wait for each other, and one fails. On SQLite the one writer has them all.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(query.order_by(table.c.id).with_for_update(of=table))
+
+
 def refresh_statistics(connection: sa.Connection, table: sa.Table) -> None:
     """Tells PostgreSQL that a table has grown by a lot; until then it plans as if the table were empty."""
     if connection.dialect.name == "postgresql":

@@ -6,7 +6,17 @@ import sqlalchemy as sa
 
 from batch_pipeline.ledger import controls
 from batch_pipeline.ledger.figures import status
-from batch_pipeline.ledger.tables import FALLBACK_OPEN, SMS_OPEN, UNSENT, approvals, attempts, batches, chunks, receipts
+from batch_pipeline.ledger.tables import (
+    FALLBACK_OPEN,
+    SMS_OPEN,
+    UNSENT,
+    approvals,
+    attempts,
+    batches,
+    chunks,
+    receipts,
+    tells_of_attempt,
+)
 from batch_pipeline.rules.policy import SMS_TIMEOUT, sms_timeout_cutoff
 
 
@@ -30,10 +40,7 @@ def ready_to_send(connection: sa.Connection) -> list[str]:
 def with_receipts(connection: sa.Connection) -> set[str]:
     """Batches for which a stored receipt waits to be folded."""
     query = (
-        sa.select(attempts.c.batch)
-        .join(receipts, receipts.c.reference == attempts.c.reference)
-        .where(receipts.c.folded_at.is_(None))
-        .distinct()
+        sa.select(attempts.c.batch).join(receipts, tells_of_attempt()).where(receipts.c.folded_at.is_(None)).distinct()
     )
     return set(connection.scalars(query))
 

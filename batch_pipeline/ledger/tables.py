@@ -228,6 +228,15 @@ receipts = sa.Table(
     _partial_index("ix_receipts_waiting", "folded_at IS NULL", "id"),
 )
 
+
+def tells_of_attempt(told: sa.FromClause = receipts) -> sa.ColumnElement[bool]:
+    """Whether a receipt (or what is chosen of some) is about an attempt: by its reference, and from who carries it.
+
+    A reference alone won't do: whoever holds another provider's account here could settle any message by it.
+    """
+    return sa.and_(attempts.c.reference == told.c.reference, attempts.c.provider == told.c.provider)
+
+
 patient_marks = sa.Table(
     "patient_marks",
     metadata,

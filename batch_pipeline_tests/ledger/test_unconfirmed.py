@@ -142,6 +142,11 @@ def test_a_receipt_goes_before_the_person(doubtful: Ledger, kind: str) -> None:
     assert attempt_rows(doubtful, f"{kind}_at", line=2) == [(LATER,)]
 
 
+def test_a_receipt_of_another_provider_stands_in_nobodys_way(doubtful: Ledger) -> None:
+    receipts.store(doubtful, "another", [Receipt("k", f"{BATCH}:2:primary", "delivered", LATER)], LATER)
+    assert _listed(doubtful) == [2, 3, 4]
+
+
 def test_a_receipt_that_comes_after_not_sent_keeps_it_from_being_sent(doubtful: Ledger) -> None:
     _resolve(doubtful, 2, sent=False)
     _store(doubtful, 2, "delivered")

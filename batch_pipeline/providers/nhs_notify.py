@@ -42,7 +42,7 @@ _MEDIA_TYPE = "application/vnd.api+json"
 _FRAME = 1_000
 """Bytes, at most, of what stands around the messages."""
 _LONGEST_REFERENCE = "x" * 120
-"""A batch's name (63), a line, a step: longer than any of ours."""
+"""A batch's name (63), a token, a line, a step: longer than any of ours."""
 _WORK = 0.95
 """Of the time-out, for the network; the rest is for building the body and reading the answer."""
 

@@ -158,9 +158,9 @@ def approve(ledger: Ledger, batch: str = BATCH, plan: str = PLAN, **changes: Any
 def queue(
     ledger: Ledger, recipients: Sequence[Recipient], batch: str = BATCH, plan: str = PLAN, **changes: Any
 ) -> outbox.OutboxWritten:
-    """An approved batch with its outbox written."""
+    """An approved batch with its outbox written; references are those of no other batch, and known beforehand."""
     approve(ledger, batch, plan, **changes)
-    return outbox.write(ledger, batch, plan, rows(recipients), NOW)
+    return outbox.write(ledger, batch, plan, rows(recipients), NOW, series=str)
 
 
 def attempt_rows(ledger: Ledger, *columns: str, **where: Any) -> list[tuple[Any, ...]]:

@@ -47,7 +47,16 @@ def failed(kind: str, code: str | None) -> list[tuple[Any, ...]]:
 # Tokens
 
 
-@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=120))
+OURS = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}:[0-9a-f]{8}:(0|[1-9][0-9]{0,8}):(primary|fallback)", fullmatch=True)
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=120) | OURS)
+@example("flu:00000000:0:primary")
+@example("flu:3f9c01ab:16777215:primary")
+@example("flu:3f9c01ab:16777216:primary")
+@example("flu:3f9c01ab:017:primary")
+@example("flu:3F9C01AB:17:primary")
+@example("flu:17:email:primary")
 def test_a_token_gives_its_reference_back(reference: str) -> None:
     token = TOKENS.token(reference)
     assert token == TOKENS.token(reference)
@@ -71,6 +80,11 @@ def test_a_token_with_any_other_letter_is_nobodys(place: int, letter: str) -> No
     assert TOKENS.reference(changed) in ({REFERENCE} if changed == token else {None, REFERENCE})
     if place < len(token) - 1 and changed != token:
         assert TOKENS.reference(changed) is None
+
+
+def test_an_address_has_room_for_the_token_of_a_usual_batch() -> None:
+    """64 characters are all that stand before an @; a longer one comes back in the returned headers alone."""
+    assert len("bounce+" + TOKENS.token("flu-2026-10:3f9c01ab:16777215:primary")) <= 64
 
 
 def test_a_token_tells_nobody_the_batch() -> None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from batch_pipeline.home import Home
 from batch_pipeline.ingest.lists import ALL_CHANNELS, NO_ACCOUNTS, NO_OPT_OUTS, read_app_accounts, read_opt_outs
-from batch_pipeline.ledger import batches, history, snapshot
+from batch_pipeline.ledger import batches, due, history, snapshot
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.hashing import Hasher, hold_to_key, load_or_make_key
 from batch_pipeline.planning.contact import Facts
@@ -156,7 +156,11 @@ class House:
 
     def simulator_news(self, now: datetime) -> set[str]:
         """Batches of which the simulator has something to tell."""
-        return Simulator(self.home.simulator_path).waiting_batches(now) if self.home.simulator_path.exists() else set()
+        if not self.home.simulator_path.exists():
+            return set()
+        simulator = Simulator(self.home.simulator_path)
+        with self.ledger.read() as connection:
+            return due.of_references(connection, simulator.name, simulator.waiting_references(now))
 
     def snapshot(self, workspace: Workspace, now: datetime) -> tuple[Snapshot, pa.Table]:
         """The NHS App snapshot, and the accounts in it whatever its age: one that is too old counts for nobody."""

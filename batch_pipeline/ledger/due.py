@@ -1,10 +1,12 @@
 """Which batches something is due for: what the sensors and the sweep ask. Each question is answered from an index."""
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
 
 from batch_pipeline.ledger import controls
+from batch_pipeline.ledger.dialects import one_of_texts
 from batch_pipeline.ledger.figures import status
 from batch_pipeline.ledger.tables import (
     FALLBACK_OPEN,
@@ -43,6 +45,16 @@ def with_receipts(connection: sa.Connection) -> set[str]:
         sa.select(attempts.c.batch).join(receipts, tells_of_attempt()).where(receipts.c.folded_at.is_(None)).distinct()
     )
     return set(connection.scalars(query))
+
+
+def of_references(connection: sa.Connection, provider: str, references: Iterable[Sequence[str]]) -> set[str]:
+    """The batches of a provider's messages, by their references; those that aren't known have none."""
+    query = sa.select(attempts.c.batch).where(attempts.c.provider == provider).distinct()
+    return {
+        batch
+        for some in references
+        for batch in connection.scalars(query.where(one_of_texts(connection, attempts.c.reference, some)))
+    }
 
 
 def with_time_outs(connection: sa.Connection, now: datetime) -> set[str]:

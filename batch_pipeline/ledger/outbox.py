@@ -108,7 +108,7 @@ def _series(batch: str) -> str:
     return f"{batch}:{secrets.token_hex(4)}"
 
 
-def write(  # noqa: PLR0913 - what is written, and what its references are made of
+def write(
     ledger: Ledger,
     batch: str,
     plan_hash: str,

@@ -142,11 +142,12 @@ UNSENT = (
 )
 BEGUN = "chunk IS NOT NULL"
 FAILED = "failed_at IS NOT NULL"
-# The last two are ``may_fall_back_sql`` of the rules: what can't fall back any more has ended, and is reported.
+# Its last line is ``may_fall_back_sql`` of the rules: what can't fall back any more has ended, and is reported. It need
+# not be begun: of one that a person said wasn't sent, a provider may tell that it was.
 FALLBACK_OPEN = (
-    "step = 'primary' AND channel = 'nhs_app' AND chunk IS NOT NULL AND read_at IS NULL"
-    " AND fallback_at IS NULL AND no_fallback_at IS NULL AND fallback_after IS NOT NULL"
-    " AND (unconfirmed_at IS NULL OR coalesce(accepted_at, failed_at) IS NOT NULL)"
+    "step = 'primary' AND channel = 'nhs_app' AND read_at IS NULL AND fallback_at IS NULL AND no_fallback_at IS NULL"
+    " AND fallback_after IS NOT NULL"
+    " AND (coalesce(accepted_at, failed_at) IS NOT NULL OR begun_at IS NOT NULL AND unconfirmed_at IS NULL)"
 )
 # At once for a failure, but delivered goes before failed (SPEC 2.8): then the clock runs, from the failure where the
 # acceptance was never told.

@@ -232,9 +232,8 @@ def ready_to_send(house: House) -> list[str]:
 def with_news(house: House, now: datetime) -> list[str]:
     """Batches for which a receipt waits, here or at a provider that has to be asked, or a time-out is due."""
     with house.ledger.read() as connection:
-        known = {row.batch for row in batches.all_batches(connection)}
         found = due.with_receipts(connection) | due.with_time_outs(connection, now)
-    return sorted(found | house.simulator_news(now) & known)
+    return sorted(found | house.simulator_news(now))
 
 
 def with_fallbacks_due(house: House, now: datetime) -> list[str]:

@@ -317,6 +317,64 @@ def test_what_is_not_ours_stays_and_is_counted(tmp_path: Path, box: Any) -> None
 
 
 @BOXES
+def test_what_was_looked_at_is_not_parsed_again(tmp_path: Path, box: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = box(tmp_path, mail(samples.OUT_OF_OFFICE), mail(samples.SPAM), *bounced(2))
+    assert read_all(Bounces(place, TOKENS)) == [2]
+    monkeypatch.setattr(bounces, "notifications", None)
+    again = Bounces(place, TOKENS)
+    assert (read_all(again), again.unreadable) == ([], 2)
+
+
+@BOXES
+def test_mail_waits_until_it_was_looked_at(tmp_path: Path, box: Any) -> None:
+    place = box(tmp_path, *bounced(2))
+    assert Bounces(place, TOKENS).waiting()
+    assert read_all(Bounces(place, TOKENS)) == [2]
+    assert not Bounces(place, TOKENS).waiting()
+    box(tmp_path, mail(samples.OUT_OF_OFFICE))
+    assert Bounces(place, TOKENS).waiting()
+    assert read_all(Bounces(place, TOKENS)) == []
+    assert not Bounces(place, TOKENS).waiting()
+
+
+@BOXES
+def test_mail_waits_on_where_its_reader_died(tmp_path: Path, box: Any) -> None:
+    place = box(tmp_path, *bounced(2, 3, 4, 5))
+    reading = Bounces(place, TOKENS, at_once=2).receipts(NOW)
+    next(reading)
+    next(reading)
+    reading.close()
+    assert Bounces(place, TOKENS).waiting()
+
+
+def test_nothing_waits_where_nothing_is_and_what_cannot_be_told_does(tmp_path: Path) -> None:
+    assert not Bounces(tmp_path / "bounces", TOKENS).waiting()
+    place = maildir(tmp_path)
+    assert not Bounces(place, TOKENS).waiting()
+    (place / "new" / "a folder").mkdir()
+    (place / "new" / "a dead link").symlink_to("nowhere")
+    assert not Bounces(place, TOKENS).waiting()
+    (tmp_path / "a file").touch()
+    assert Bounces(tmp_path / "a file" / "bounces", TOKENS).waiting()
+
+
+def test_mail_that_is_not_ours_stays_unseen_when_a_mail_program_moves_it(tmp_path: Path) -> None:
+    place = maildir(tmp_path, mail(samples.OUT_OF_OFFICE))
+    reading = Bounces(place, TOKENS)
+    read_all(reading)
+    (moved,) = (place / "new").iterdir()
+    moved.rename(place / "cur" / f"{moved.name}:2,F")
+    assert not reading.waiting()
+    assert (read_all(reading), reading.unreadable) == ([], 1)
+    assert [path.name[-4:] for path in (place / "cur").iterdir()] == [":2,F"]
+
+
+def test_a_box_that_can_never_be_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"smtp\.bounces"):
+        read_all(Bounces(tmp_path / "none" / "bounces", TOKENS))
+
+
+@BOXES
 def test_a_box_that_is_not_there_yet_holds_nothing(tmp_path: Path, box: Any) -> None:
     reading = Bounces(tmp_path / "bounces", TOKENS)
     reading.check()

@@ -57,6 +57,18 @@ def of_references(connection: sa.Connection, provider: str, references: Iterable
     }
 
 
+def last_sent_by(connection: sa.Connection, provider: str) -> dict[str, str]:
+    """By workspace, the batch submitted last of which emails went to a provider."""
+    emailed = sa.exists().where(
+        chunks.c.batch == batches.c.batch,
+        chunks.c.step == "primary",
+        chunks.c.channel == "email",
+        chunks.c.provider == provider,
+    )
+    query = sa.select(batches.c.workspace, batches.c.batch).where(emailed).order_by(batches.c.submitted_at)
+    return {row.workspace: row.batch for row in connection.execute(query)}
+
+
 def with_time_outs(connection: sa.Connection, now: datetime) -> set[str]:
     """Batches with a text of which nothing was heard for as long as its provider's rule says."""
     silent = sa.and_(sa.text(SMS_OPEN), attempts.c.accepted_at <= now - SMS_TIMEOUT)

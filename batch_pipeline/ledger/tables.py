@@ -238,6 +238,17 @@ def tells_of_attempt(told: sa.FromClause = receipts) -> sa.ColumnElement[bool]:
     return sa.and_(attempts.c.reference == told.c.reference, attempts.c.provider == told.c.provider)
 
 
+unread_news = sa.Table(
+    "unread_news",
+    metadata,
+    sa.Column("provider", sa.Text, primary_key=True),
+    sa.Column("sha256", sa.Text, primary_key=True),
+    sa.Column("received_at", Instant, nullable=False),
+    # Personal, for all that is known: its row goes with the purge.
+    sa.Column("item", sa.Text, nullable=False, comment="as it came"),
+    comment="what a provider told and this version couldn't read, kept for the next",
+)
+
 patient_marks = sa.Table(
     "patient_marks",
     metadata,

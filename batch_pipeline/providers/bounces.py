@@ -284,8 +284,9 @@ def _is_maildir(place: Path) -> bool:
 
 
 class _Maildir(_Box):
-    """A folder with a file a mail. What was read is flagged as seen, as a mail program does it; what isn't ours stays
-    unseen for a person, and is noted in a file among the folders.
+    """A folder with a file a mail. What was read is flagged as seen, as a mail program does it.
+
+    What isn't ours stays unseen, for a person, and is noted in a file among the folders.
     """
 
     def __init__(self, place: Path) -> None:

@@ -269,7 +269,6 @@ class Simulator(Provider):
 
     # Receipts ----------------------------------------------------------------------------------------------------
 
-    @override
     def receipts(self, now: datetime) -> Iterator[Sequence[Receipt]]:
         """What is due at ``now``, oldest first, but for what is shuffled; what is to be repeated comes again later."""
         query = (

@@ -4,7 +4,7 @@ A receipt sets its own column of the attempt to the earliest moment of its kind.
 the columns (``batch_pipeline.rules.states``), so a late receipt corrects it by being there.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -30,7 +30,7 @@ from batch_pipeline.ledger.tables import (
     tells_of_attempt,
     to_microseconds,
 )
-from batch_pipeline.providers.protocol import Provider, Receipt
+from batch_pipeline.providers.protocol import Receipt, ReceiptSource
 from batch_pipeline.rules.failure_codes import mark_of
 from batch_pipeline.rules.policy import SMS_TIMEOUT, sms_timeout_cutoff
 
@@ -47,14 +47,31 @@ class Folded:
     unknown: int
 
 
-def collect(ledger: Ledger, providers: Iterable[Provider], now: datetime) -> int:
+class NotHeard(Exception):
+    """Some providers' receipts couldn't be fetched, or stored; those of the others were."""
+
+    def __init__(self, faults: Mapping[str, Exception]) -> None:
+        super().__init__("; ".join(f"{name}: {type(fault).__name__}" for name, fault in faults.items()))
+        self.faults = faults
+        """By provider."""
+
+
+def collect(ledger: Ledger, sources: Iterable[ReceiptSource], now: datetime) -> int:
     """Stores what waits at the providers; gives how many receipts were new.
 
-    A provider forgets a receipt only after it is on disk here.
+    A provider forgets a receipt only after it is on disk here. Each is asked whatever becomes of another, and at the
+    end ``NotHeard`` says of which there may be more.
     """
-    return sum(
-        store(ledger, provider.name, batch, now) for provider in set(providers) for batch in provider.receipts(now)
-    )
+    new, faults = 0, dict[str, Exception]()
+    for source in sources:
+        try:
+            for batch in source.receipts(now):
+                new += store(ledger, source.name, batch, now)
+        except Exception as fault:  # noqa: BLE001 - whatever it is, the others have to be heard, and it is raised then
+            faults[source.name] = fault
+    if faults:
+        raise NotHeard(faults) from next(iter(faults.values()))
+    return new
 
 
 def store(ledger: Ledger, provider: str, batch: Iterable[Receipt], now: datetime) -> int:

@@ -187,10 +187,11 @@ def note_a_fact(url: str, name: str) -> None:
         connection.execute(sa.insert(facts).values(name=name, value=""))
 
 
-def begin(ledger: Ledger, *begun: int, batch: str = BATCH, at: datetime = NOW) -> None:
+def begin(ledger: Ledger, *begun: int, batch: str = BATCH, at: datetime = NOW, **chunk: str) -> None:
     """Begins the attempts of these lines, in a chunk of their own."""
     reference = f"{batch}/{next(_chunk_numbers)}"
     columns = {"reference": reference, "batch": batch, "step": "primary", "channel": "sms", "provider": "simulator"}
+    columns |= chunk
     with ledger.write() as connection:
         insert_chunk = sa.insert(chunks).values(
             **columns, messages=len(begun), owner="a test", fence=1, lease_until=at, claimed_at=at, settled_at=at

@@ -343,7 +343,7 @@ def test_mail_waits_on_where_its_reader_died(tmp_path: Path, box: Any) -> None:
     reading = Bounces(place, TOKENS, at_once=2).receipts(NOW)
     next(reading)
     next(reading)
-    reading.close()
+    del reading
     assert Bounces(place, TOKENS).waiting()
 
 

@@ -25,7 +25,6 @@ from batch_pipeline.providers.protocol import (
     Provider,
     ProviderStopped,
     PutOff,
-    Receipt,
     Recovery,
     RefusedMessage,
     Unfinished,
@@ -99,10 +98,6 @@ class Scripted(Provider):
     def held(self, references: Sequence[str]) -> set[str]:
         self.asked.append(list(references))
         return self.holds & set(references)
-
-    @override
-    def receipts(self, now: datetime) -> Any:
-        return iter(list[Sequence[Receipt]]())
 
     @override
     def close(self) -> None:

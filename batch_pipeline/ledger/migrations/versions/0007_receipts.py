@@ -1,4 +1,4 @@
-"""The clock of fallbacks also runs for messages that aren't begun any more."""
+"""The clock of fallbacks also runs for messages that aren't begun any more; what couldn't be read is kept."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -28,4 +28,13 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text(_FALLBACK_OPEN),
         postgresql_where=sa.text(_FALLBACK_OPEN),
+    )
+    op.create_table(
+        "unread_news",
+        sa.Column("provider", sa.Text(), nullable=False),
+        sa.Column("sha256", sa.Text(), nullable=False),
+        sa.Column("received_at", sa.BigInteger(), nullable=False),
+        sa.Column("item", sa.Text(), nullable=False, comment="as it came"),
+        sa.PrimaryKeyConstraint("provider", "sha256", name="pk_unread_news"),
+        comment="what a provider told and this version couldn't read, kept for the next",
     )

@@ -5,7 +5,7 @@ that Dagster takes to load.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -351,18 +351,17 @@ def _carry_out(house: House, now: datetime, *stages: tuple[str, str, Callable[[]
     runner: Any = None
     touched: dict[str, None] = {}
     faults: list[Refused | RunFailed] = []
-    for job, doing, due in stages:
-        for batch in due():
-            if runner is None:
-                from batch_pipeline.runner import Runner
+    for job, doing, batch in _one_by_one(stages):
+        if runner is None:
+            from batch_pipeline.runner import Runner
 
-                runner = Runner(house.home)
-            touched[batch] = None
-            try:
-                with _watched(f"{doing} {batch}"):
-                    runner.run(job, batch, now)
-            except (Refused, RunFailed) as fault:
-                faults.append(fault)
+            runner = Runner(house.home)
+        touched[batch] = None
+        try:
+            with _watched(f"{doing} {batch}"):
+                runner.run(job, batch, now)
+        except (Refused, RunFailed) as fault:
+            faults.append(fault)
     for batch in touched:
         try:
             _say(_view().one_line(_status(house, batch)))
@@ -373,6 +372,15 @@ def _carry_out(house: House, now: datetime, *stages: tuple[str, str, Callable[[]
     if faults:
         raise Refused("; ".join(dict.fromkeys(map(str, faults))))
     return bool(touched)
+
+
+def _one_by_one(stages: Sequence[tuple[str, str, Callable[[], Sequence[str]]]]) -> Iterator[tuple[str, str, str]]:
+    """Each batch once a stage, those too that are due for what was done for another: a mailbox has news of many."""
+    for job, doing, due in stages:
+        done = set[str]()
+        while new := [batch for batch in due() if batch not in done]:
+            done.update(new)
+            yield from ((job, doing, batch) for batch in new)
 
 
 @app.command()

@@ -18,23 +18,34 @@ from tempfile import TemporaryDirectory
 import duckdb
 import pyarrow as pa
 
+from batch_pipeline.errors import Refused
 from batch_pipeline.home import Home
 from batch_pipeline.ingest.lists import ALL_CHANNELS, NO_ACCOUNTS, NO_OPT_OUTS, read_app_accounts, read_opt_outs
-from batch_pipeline.ledger import batches, history, snapshot
+from batch_pipeline.ledger import batches, due, history, snapshot
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.hashing import Hasher, hold_to_key, load_or_make_key
 from batch_pipeline.ledger.journal import Journal
 from batch_pipeline.planning.contact import Facts
 from batch_pipeline.planning.duck import duck
 from batch_pipeline.planning.plan import Snapshot
-from batch_pipeline.providers.accounts import PROVIDERS
-from batch_pipeline.providers.protocol import Channel, Provider
+from batch_pipeline.providers.accounts import PROVIDERS, bounces_of
+from batch_pipeline.providers.bounces import Bounces
+from batch_pipeline.providers.protocol import Channel, Provider, ReceiptSource
 from batch_pipeline.providers.simulator import Shares, Simulator
 from batch_pipeline.rules import paths, policy
 from batch_pipeline.sending import fallbacks
-from batch_pipeline.settings import BatchFile, Settings, SimulatorShares, Workspace, load_workspace
+from batch_pipeline.sending.unread_news import UnreadNews
+from batch_pipeline.settings import (
+    BatchFile,
+    Settings,
+    SimulatorShares,
+    Workspace,
+    load_workspace,
+    refuse_mixed_accounts,
+)
 from batch_pipeline.templates import Message
 
+_REFERENCES_IN_MAIL = "references in mail"
 _STALE_STAGING = timedelta(days=1).total_seconds()
 
 
@@ -142,10 +153,46 @@ class House:
             chosen = workspace.providers
             yield {"email": made[chosen.email], "nhs_app": made[chosen.nhs_app], "sms": made[chosen.sms]}
 
+    def check_providers(self, workspace: Workspace) -> None:
+        """``Refused`` where a provider can't be made, its keys are another's, or no bounce could ever be found.
+
+        The last is asked before a batch is taken in, and not at each sending: a mailbox that is gone for an hour
+        holds nobody's message back.
+        """
+        refuse_mixed_accounts(self.home)
+        with self.providers(workspace):
+            pass
+        if (box := self.bounces(workspace)) is not None:
+            box.check()
+
+    def receipt_sources(self, workspace: Workspace) -> list[ReceiptSource]:
+        """Where receipts wait to be fetched; no key for sending is needed.
+
+        Of all that the workspace describes, whether or not it sends by it now: what was sent is still told of.
+        """
+        found: list[ReceiptSource] = [UnreadNews(self.ledger)]
+        if self.home.simulator_path.exists():
+            found.append(Simulator(self.home.simulator_path))
+        if (box := self.bounces(workspace)) is not None:
+            found.append(box)
+        return found
+
+    def bounces(self, workspace: Workspace) -> Bounces | None:
+        """The mailbox of the workspace's bounces, if it names one."""
+        return bounces_of(workspace, self.hasher.key_for(_REFERENCES_IN_MAIL))
+
+    def bounces_wait(self, workspace_id: str) -> bool:
+        """Whether mail lies in a workspace's mailbox that wasn't looked at. Opens no mail, and no connection."""
+        try:
+            box = self.bounces(self.workspace(workspace_id))
+        except Refused:  # a faulty workspace file is told of by whoever needs it
+            return False
+        return box is not None and box.waiting()
+
     def _provider(self, name: str, workspace: Workspace) -> Provider:
         if name == "simulator":
             return self.simulator(workspace)
-        return PROVIDERS[name](workspace, self.hasher.key_for("references in mail"))
+        return PROVIDERS[name](workspace, self.hasher.key_for(_REFERENCES_IN_MAIL))
 
     def simulator(self, workspace: Workspace) -> Simulator:
         """The workspace's simulator. All of a home keep one journal."""
@@ -163,7 +210,11 @@ class House:
 
     def simulator_news(self, now: datetime) -> set[str]:
         """Batches of which the simulator has something to tell."""
-        return Simulator(self.home.simulator_path).waiting_batches(now) if self.home.simulator_path.exists() else set()
+        if not self.home.simulator_path.exists():
+            return set()
+        simulator = Simulator(self.home.simulator_path)
+        with self.ledger.read() as connection:
+            return due.of_references(connection, simulator.name, simulator.waiting_references(now))
 
     def snapshot(self, workspace: Workspace, now: datetime) -> tuple[Snapshot, pa.Table]:
         """The NHS App snapshot, and the accounts in it whatever its age: one that is too old counts for nobody."""

@@ -460,7 +460,51 @@ def load_workspace(home: Home, workspace_id: str) -> Workspace:
 
 def load_workspaces(home: Home) -> list[Workspace]:
     """Every workspace of a home, by the names of their files. Raises ``Refused`` for the first faulty one."""
-    return [
-        validated(Workspace, read_document(path), context={"folder": home.workspaces.absolute()})
-        for path in sorted(home.workspaces.glob("[!.]*.y*ml"))
-    ]
+    return [_workspace_at(home, path) for path in _workspace_files(home)]
+
+
+def _workspace_files(home: Home) -> list[Path]:
+    return sorted(home.workspaces.glob("[!.]*.y*ml"))
+
+
+def _workspace_at(home: Home, path: Path) -> Workspace:
+    return validated(Workspace, read_document(path), context={"folder": home.workspaces.absolute()})
+
+
+_ACCOUNT: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "nhs_notify": ("base_url", "token_url", "key_id"),
+        "govuk_notify": ("base_url",),
+        "smtp": ("host", "port", "username"),
+    }
+)
+"""What, beside its keys, makes an account of a provider; a relay without a user name needs no key."""
+
+
+def refuse_mixed_accounts(home: Home) -> None:
+    """``Refused`` where two workspaces take their keys from the same variables, for what can't be one account.
+
+    Workspaces may well share an account. But a key that is meant for one must not go to another's server, least of all
+    because nobody thought of ``credentials``. Faulty files are told of by whoever needs them.
+    """
+    known: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
+    for path in _workspace_files(home):
+        try:
+            workspace = _workspace_at(home, path)
+        except Refused:
+            continue
+        _refuse_another(known, path.name, workspace)
+
+
+def _refuse_another(known: dict[tuple[str, str], tuple[str, dict[str, Any]]], file: str, workspace: Workspace) -> None:
+    for group, names in _ACCOUNT.items():
+        choice: NhsNotifyChoice | GovukNotifyChoice | SmtpChoice | None = getattr(workspace, group)
+        if choice is None or (isinstance(choice, SmtpChoice) and choice.username is None):
+            continue
+        account = {name: getattr(choice, name) for name in names}
+        other, its = known.setdefault((group, choice.credentials), (file, account))
+        if differing := [name for name in names if account[name] != its[name]]:
+            raise Refused(
+                f"{other} and {file}: both take their keys for {group} from {choice.credentials}_…, but differ in "
+                f"{group}.{differing[0]}: give one of them credentials of its own, or both the same account"
+            )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from batch_pipeline import cli
 from batch_pipeline_tests.e2e.conftest import surgery, surgery_on_disk
 from batch_pipeline_tests.e2e.surgery import STATUS_KEYS, Surgery, T, by_sms, numbered
 
@@ -161,3 +162,15 @@ def test_init_again_changes_nothing(surgery: Surgery) -> None:
     assert "the home is ready" in surgery.done("init").out
     assert {path: path.read_bytes() for path in before} == before
     assert surgery.status("flu") == known
+
+
+def test_a_sweep_goes_on_with_what_was_heard_for_one_batch_of_another() -> None:
+    """A mailbox holds bounces of many batches, and one of them reads it; one that fails on and on is tried once."""
+    done: list[tuple[str, str]] = []
+
+    def due() -> list[str]:
+        return ["reads"] if not done else ["reads", "heard of"]
+
+    for job, _, batch in cli._one_by_one([("receipts", "", due), ("fallback", "", lambda: ["reads"])]):
+        done.append((job, batch))
+    assert done == [("receipts", "reads"), ("receipts", "heard of"), ("fallback", "reads")]

@@ -25,7 +25,7 @@ from statistics import median
 from typing_extensions import override
 
 from batch_pipeline.ledger.engine import Ledger
-from batch_pipeline.providers.protocol import Answer, Limits, OutgoingMessage, Provider, Receipt, Recovery
+from batch_pipeline.providers.protocol import Answer, Limits, OutgoingMessage, Provider, Recovery
 from batch_pipeline.sending.dispatcher import dispatch
 from batch_pipeline_tests import postgres
 from batch_pipeline_tests.ledger import given
@@ -70,10 +70,6 @@ class _Counting(Provider):
     @override
     def held(self, references: Sequence[str]) -> set[str]:
         raise NotImplementedError
-
-    @override
-    def receipts(self, now: datetime) -> Iterator[Sequence[Receipt]]:
-        return iter(())
 
     def close(self) -> None:
         """Nothing stays open."""

@@ -26,10 +26,12 @@ def folded_receipts(
     """Every receipt that waits is folded into its attempt; their order and repeats make no difference."""
     home, batch = house.open(), context.partition_key
     with refusals():
-        folded = dispatching.collect(home, batch, clock.now())
-    yield from tables.attempts(
-        home, batch, schemas.RECEIPTS, metadata={"folded": folded.folded, "of_unknown_reference": folded.unknown}
-    )
+        heard = dispatching.collect(home, batch, clock.now())
+    counts = {"folded": heard.folded.folded, "of_unknown_reference": heard.folded.unknown}
+    counts["news_that_could_not_be_read"] = heard.unread_news
+    if heard.other_mail is not None:
+        counts["mails_that_are_no_bounces"] = heard.other_mail
+    yield from tables.attempts(home, batch, schemas.RECEIPTS, metadata=counts)
 
 
 @dg.sensor(
@@ -39,5 +41,5 @@ def folded_receipts(
     description="Receipts that wait are folded into their batches; texts nobody spoke of in time are timed out.",
 )
 def receipts_sensor(context: dg.SensorEvaluationContext, house: HouseResource, clock: ClockResource) -> dg.SensorResult:
-    """A batch is due when one of its receipts waits, or one of its texts has been silent for too long."""
+    """A batch is due when a receipt waits for it, also in a mailbox, or one of its texts has been silent too long."""
     return requests(context, jobs.receipts, dispatching.with_news(house.open(), clock.now()))

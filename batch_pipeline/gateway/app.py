@@ -29,6 +29,7 @@ from batch_pipeline.gateway.callbacks import (
     Malformed,
     NotAllowed,
     NotAuthenticated,
+    Reading,
     refuse_unstorable,
 )
 from batch_pipeline.gateway.logs import Told, log_answer, make_log, where
@@ -150,18 +151,18 @@ class _Callbacks:
             raise _as_answer(refusal, reader) from None
         body = await bodies.read(request, most, seconds)
         try:
-            receipts = reader.read(request.headers, body)
-            refuse_unstorable(receipts)
+            reading = reader.read(request.headers, body)
+            refuse_unstorable(reading.receipts)
         except (NotAuthenticated, NotAllowed, Malformed) as refusal:
             raise _as_answer(refusal, reader) from None
-        if receipts:
-            await self._store(told, receipts)
-        told.receipts = len(receipts)
-        return Response(f'{{"receipts":{len(receipts)}}}', 202, media_type="application/json")
+        if reading.receipts or reading.unread:
+            await self._store(told, reading)
+        told.receipts, told.unread = len(reading.receipts), len(reading.unread) or None
+        return Response(f'{{"receipts":{len(reading.receipts)}}}', 202, media_type="application/json")
 
-    async def _store(self, told: Told, receipts: Any) -> None:
+    async def _store(self, told: Told, reading: Reading) -> None:
         try:
-            await self._storing.store(_named(str(told.provider)), receipts)
+            await self._storing.store(_named(str(told.provider)), reading.receipts, reading.unread)
         except Full:
             raise HTTPException(429, "too much waits to be stored", {"Retry-After": "5"}) from None
         except NotStored as error:

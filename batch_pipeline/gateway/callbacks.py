@@ -5,6 +5,7 @@ the raw bytes; the gateway sees neither how they are verified nor how they are w
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from batch_pipeline.providers.protocol import Receipt
@@ -25,6 +26,16 @@ class Malformed(Exception):
     """The call is genuine, and its body can't be read: 400. The message quotes nothing of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a call says."""
+
+    receipts: Sequence[Receipt] = ()
+    """None for one that says nothing about a message."""
+    unread: Sequence[str] = ()
+    """Parts of it that can't be read, as text: they are kept, and keep none of the others from being stored."""
+
+
 class CallbackReader(Protocol):
     """Reads the callbacks of one account. Compares secrets in constant time."""
 
@@ -37,8 +48,8 @@ class CallbackReader(Protocol):
         """Judges the headers (names in lower case) before any body is taken. Raises ``NotAuthenticated``, ``NotAllowed``."""
         ...
 
-    def read(self, headers: Mapping[str, str], body: bytes) -> Sequence[Receipt]:
-        """The receipts of a call whose headers were admitted; none for one that says nothing about a message.
+    def read(self, headers: Mapping[str, str], body: bytes) -> Reading:
+        """What a call says whose headers were admitted.
 
         Verifies the raw bytes before it parses any. Raises ``NotAllowed``, ``Malformed``.
         """

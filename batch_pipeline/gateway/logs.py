@@ -6,7 +6,7 @@ Nothing that a caller sent gets in: no body, header, query, path or reference. A
 import json
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any, TextIO
@@ -25,6 +25,8 @@ class Told:
     workspace: str | None = None
     provider: str | None = None
     receipts: int | None = None
+    unread: int | None = None
+    """Items that were kept because they couldn't be read."""
     fault: str | None = None
     """The type of what went wrong here; for the caller's faults the status says enough."""
 
@@ -52,8 +54,7 @@ def make_log(stream: TextIO | None = None) -> Any:
 
 def log_answer(log: Any, told: Told, status: int | None, milliseconds: float, request_id: str) -> None:
     """Writes a request's one line; ``status`` is none where the caller went away before the answer."""
-    fields = {"workspace": told.workspace, "provider": told.provider, "receipts": told.receipts, "fault": told.fault}
-    known = {name: value for name, value in fields.items() if value is not None}
+    known = {name: value for name, value in asdict(told).items() if value is not None and name != "event"}
     level = log.info if status is not None and status < 400 else log.error if (status or 0) >= 500 else log.warning
     level(told.event, **known, status=status, milliseconds=round(milliseconds, 1), request_id=request_id)
 

@@ -1,12 +1,11 @@
 """The real providers' callbacks, as the gateway reads them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from batch_pipeline.gateway.callbacks import Malformed, NotAllowed, NotAuthenticated
+from batch_pipeline.gateway.callbacks import Malformed, NotAllowed, NotAuthenticated, Reading
 from batch_pipeline.providers import govuk_notify_receipts, nhs_notify_receipts
 from batch_pipeline.providers.nhs_notify_receipts import Verdict
-from batch_pipeline.providers.protocol import Receipt
 
 
 @dataclass(frozen=True)
@@ -26,14 +25,15 @@ class NhsNotifyCallbacks:
         if self._verdict(headers, b"") is Verdict.UNAUTHORISED:
             raise NotAuthenticated
 
-    def read(self, headers: Mapping[str, str], body: bytes) -> Sequence[Receipt]:
+    def read(self, headers: Mapping[str, str], body: bytes) -> Reading:
         """By the signature over the raw body, then what it says."""
         if self._verdict(headers, body) is not Verdict.OK:
             raise NotAllowed
         try:
-            return nhs_notify_receipts.read_callback(body)
+            told = nhs_notify_receipts.read_callback(body)
         except nhs_notify_receipts.NotACallback:
             raise Malformed from None
+        return Reading(told.receipts, told.unread)
 
     def _verdict(self, headers: Mapping[str, str], body: bytes) -> Verdict:
         return nhs_notify_receipts.verify(
@@ -61,11 +61,11 @@ class GovukNotifyCallbacks:
         if not govuk_notify_receipts.is_allowed(headers.get("authorization"), self.token):
             raise NotAuthenticated
 
-    def read(self, headers: Mapping[str, str], body: bytes) -> Sequence[Receipt]:
+    def read(self, headers: Mapping[str, str], body: bytes) -> Reading:
         """What it says; there is no signature."""
         _ = headers
         try:
             receipt = govuk_notify_receipts.read_callback(body)
         except govuk_notify_receipts.NotACallback:
             raise Malformed from None
-        return [] if receipt is None else [receipt]
+        return Reading() if receipt is None else Reading([receipt])

@@ -28,7 +28,7 @@ from batch_pipeline.providers.accounts import (
     NHS_NOTIFY_API_KEY,
     NHS_NOTIFY_APPLICATION_ID,
 )
-from batch_pipeline.settings import load_workspaces, secret
+from batch_pipeline.settings import load_workspaces, refuse_mixed_accounts, secret
 
 _SECONDS_TO_END = 30
 """For requests at work when the server is stopped; then the process is killed, and the providers repeat."""
@@ -53,8 +53,11 @@ def readers_of(house: House) -> Readers:
     """The reader of each workspace's account at each provider that calls back, with its secrets.
 
     Of every account that a workspace describes, whether or not it sends by it now: what was sent is still told of.
-    ``Refused`` for a faulty workspace, and where a secret is missing.
+    Workspaces may share an account, and then its calls may come by the path of either: a message's reference says
+    whose it is, and the provider's own key of a receipt that it is the same one. ``Refused`` for a faulty workspace,
+    where a secret is missing, and where one is taken for two accounts.
     """
+    refuse_mixed_accounts(house.home)
     readers = dict[tuple[str, str], CallbackReader]()
     for workspace in load_workspaces(house.home):
         if notify := workspace.nhs_notify:

@@ -13,6 +13,7 @@ from typing import Self
 
 from sqlalchemy.exc import OperationalError
 
+from batch_pipeline.ledger import unread as unread_news
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.providers.protocol import Receipt
 from batch_pipeline.sending import receipts
@@ -30,6 +31,7 @@ class NotStored(Exception):
 class _Callback:
     provider: str
     receipts: Sequence[Receipt]
+    unread: Sequence[str]
     stored: asyncio.Future[None]
 
 
@@ -57,18 +59,19 @@ class Storing:
         await self._task
         self._thread.shutdown()
 
-    async def store(self, provider: str, batch: Sequence[Receipt]) -> None:
-        """Returns when the receipts are committed, those that were stored before included.
+    async def store(self, provider: str, batch: Sequence[Receipt], unread: Sequence[str] = ()) -> None:
+        """Returns when the receipts, and what couldn't be read, are committed, those stored before included.
 
         ``Full``: nothing was taken. ``NotStored``: the ledger failed and nothing was stored; or it took too long, and
         they are stored when it is free. Whoever stops waiting (a client that is gone) changes nothing: what was taken
         is stored.
         """
-        if self._closing or (self._waiting and self._receipts_waiting + len(batch) > self._most_waiting):
+        parts = len(batch) + len(unread)
+        if self._closing or (self._waiting and self._receipts_waiting + parts > self._most_waiting):
             raise Full
         stored = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Callback(provider, batch, stored))
-        self._receipts_waiting += len(batch)
+        self._waiting.append(_Callback(provider, batch, unread, stored))
+        self._receipts_waiting += parts
         self._news.set()
         try:
             await asyncio.wait_for(stored, self._seconds)
@@ -96,9 +99,12 @@ class Storing:
     def _commit(self, together: list[_Callback]) -> dict[_Callback, str]:
         """Stores all in one transaction; gives those that weren't stored, with the type of what was raised."""
         told = [(callback.provider, receipt) for callback in together for receipt in callback.receipts]
+        odd = sorted((callback.provider, item) for callback in together for item in callback.unread)
         # In the order of their keys: of two processes that store the same ones, one waits for the other, and never both.
         told.sort(key=lambda one: (one[0], one[1].provider_key))
         try:
+            if odd:
+                unread_news.keep(self._ledger, odd, self._clock())
             receipts.store_all(self._ledger, told, self._clock())
         except OperationalError as error:  # the ledger's fault, not a callback's: locked, full, gone
             return dict.fromkeys(together, type(error.orig).__name__)

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, cast
 import sqlalchemy as sa
 
 from batch_pipeline.ledger import controls
-from batch_pipeline.ledger.dialects import octets, one_of, smaller
+from batch_pipeline.ledger.dialects import lock_in_order, octets, one_of, smaller
 from batch_pipeline.ledger.tables import UNSENT, Instant, attempts, batches, chunks
 
 Outcome = Literal["accepted", "unconfirmed", "returned"]
@@ -408,18 +408,9 @@ def _close(connection: sa.Connection, chunk: Chunk, outcome: Outcome, now: datet
     return closed
 
 
-_LOCK_MESSAGES = (
-    sa.select(attempts.c.id)
-    .where(attempts.c.chunk == sa.bindparam("of_chunk"))
-    .order_by(attempts.c.id)
-    .with_for_update()
-)
-
-
 def _lock_messages(connection: sa.Connection, chunk: Chunk) -> None:
-    """By number, as whoever folds receipts does: else each could wait for a row that the other has. SQLite has one writer."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(_LOCK_MESSAGES, {"of_chunk": chunk.reference}).all()
+    """As whoever folds receipts does: else each could wait for a row that the other has."""
+    lock_in_order(connection, attempts, sa.select(attempts.c.id).where(attempts.c.chunk == chunk.reference))
 
 
 def count_begun(connection: sa.Connection, batch: str, step: str) -> int:

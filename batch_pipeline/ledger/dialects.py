@@ -70,10 +70,23 @@ def octets(connection: sa.Connection, text: sa.ColumnElement[Any]) -> sa.ColumnE
 
 def one_of(connection: sa.Connection, column: sa.ColumnElement[int], numbers: Sequence[int]) -> sa.ColumnElement[bool]:
     """Whether a column is one of many numbers, given as one parameter: tens of thousands cost as little as one."""
+    return _one_of(connection, column, numbers, sa.BigInteger())
+
+
+def one_of_texts(
+    connection: sa.Connection, column: sa.ColumnElement[str], texts: Sequence[str]
+) -> sa.ColumnElement[bool]:
+    """The same of texts."""
+    return _one_of(connection, column, texts, sa.Text())
+
+
+def _one_of(
+    connection: sa.Connection, column: sa.ColumnElement[Any], values: Sequence[Any], kind: sa.types.TypeEngine[Any]
+) -> sa.ColumnElement[bool]:
     if connection.dialect.name == "sqlite":
-        given = sa.func.json_each(json.dumps(list(numbers))).table_valued("value")
+        given = sa.func.json_each(json.dumps(list(values))).table_valued("value")
         return column.in_(sa.select(given.c.value))
-    return column == sa.any_(sa.literal(list(numbers), postgresql.ARRAY(sa.BigInteger)))
+    return column == sa.any_(sa.literal(list(values), postgresql.ARRAY(kind)))
 
 
 def unindexed(column: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
@@ -83,6 +96,16 @@ def unindexed(column: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
     leads straight to the few that are due.
     """
     return column.concat("")
+
+
+def lock_in_order(connection: sa.Connection, table: sa.Table, query: sa.Select[Any]) -> None:
+    """Locks the rows of a table that a query finds, by their id, for who is about to change many of them.
+
+    An update locks its rows as it comes upon them: on PostgreSQL two that go through the same ones in different orders
+    wait for each other, and one fails. On SQLite the one writer has them all.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(query.order_by(table.c.id).with_for_update(of=table))
 
 
 def refresh_statistics(connection: sa.Connection, table: sa.Table) -> None:

@@ -1,12 +1,24 @@
 """Which batches something is due for: what the sensors and the sweep ask. Each question is answered from an index."""
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
 
 from batch_pipeline.ledger import controls
+from batch_pipeline.ledger.dialects import one_of_texts
 from batch_pipeline.ledger.figures import status
-from batch_pipeline.ledger.tables import FALLBACK_OPEN, SMS_OPEN, UNSENT, approvals, attempts, batches, chunks, receipts
+from batch_pipeline.ledger.tables import (
+    FALLBACK_OPEN,
+    SMS_OPEN,
+    UNSENT,
+    approvals,
+    attempts,
+    batches,
+    chunks,
+    receipts,
+    tells_of_attempt,
+)
 from batch_pipeline.rules.policy import SMS_TIMEOUT, sms_timeout_cutoff
 
 
@@ -30,12 +42,31 @@ def ready_to_send(connection: sa.Connection) -> list[str]:
 def with_receipts(connection: sa.Connection) -> set[str]:
     """Batches for which a stored receipt waits to be folded."""
     query = (
-        sa.select(attempts.c.batch)
-        .join(receipts, receipts.c.reference == attempts.c.reference)
-        .where(receipts.c.folded_at.is_(None))
-        .distinct()
+        sa.select(attempts.c.batch).join(receipts, tells_of_attempt()).where(receipts.c.folded_at.is_(None)).distinct()
     )
     return set(connection.scalars(query))
+
+
+def of_references(connection: sa.Connection, provider: str, references: Iterable[Sequence[str]]) -> set[str]:
+    """The batches of a provider's messages, by their references; those that aren't known have none."""
+    query = sa.select(attempts.c.batch).where(attempts.c.provider == provider).distinct()
+    return {
+        batch
+        for some in references
+        for batch in connection.scalars(query.where(one_of_texts(connection, attempts.c.reference, some)))
+    }
+
+
+def last_sent_by(connection: sa.Connection, provider: str) -> dict[str, str]:
+    """By workspace, the batch submitted last of which emails went to a provider."""
+    emailed = sa.exists().where(
+        chunks.c.batch == batches.c.batch,
+        chunks.c.step == "primary",
+        chunks.c.channel == "email",
+        chunks.c.provider == provider,
+    )
+    query = sa.select(batches.c.workspace, batches.c.batch).where(emailed).order_by(batches.c.submitted_at)
+    return {row.workspace: row.batch for row in connection.execute(query)}
 
 
 def with_time_outs(connection: sa.Connection, now: datetime) -> set[str]:

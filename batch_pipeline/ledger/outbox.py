@@ -1,6 +1,7 @@
 """The outbox: one row for every message of an approved plan, on disk before any provider is called (SPEC 2.7)."""
 
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+import secrets
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -65,11 +66,13 @@ _CONTENT = (
     "fragments",
     "policy",
     "fallback_after",
-    "reference",
 )
-"""What of an attempt a new plan may change, as long as the attempt isn't begun; and being held back."""
+"""What of an attempt a new plan may change, as long as the attempt isn't begun; and being held back.
 
-_STAGED = ("patient", *_CONTENT, "held_back_at")
+Never its reference: of a message that a person said wasn't sent, a receipt may tell under it that it was.
+"""
+
+_STAGED = ("patient", "reference", *_CONTENT, "held_back_at")
 
 # Not begun, not at an end that a person or the clock has given it, and not known from receipts to have been sent.
 _may_change = sa.and_(
@@ -77,12 +80,15 @@ _may_change = sa.and_(
     *(attempts.c[name].is_(None) for name in ("accepted_at", "delivered_at", "read_at", "failed_at")),
 )
 
+_Rows = list[tuple[Any, ...]]
+
 # The rows of a later plan, for the length of one write: laid out like the outbox they are compared with.
 _staged = sa.Table(
     "outbox_staged",
     sa.MetaData(),
     sa.Column("patient", sa.Text, primary_key=True),
-    *(sa.Column(name, attempts.c[name].type) for name in _CONTENT),
+    sa.Column("reference", sa.Text, nullable=False),
+    *(sa.Column(name, attempts.c[name].type, unique=name == "line") for name in _CONTENT),
     sa.Column("held_back_at", attempts.c.held_back_at.type),
     prefixes=["TEMPORARY"],
 )
@@ -98,21 +104,38 @@ class OutboxWritten:
     unchanged: int
 
 
-def write(ledger: Ledger, batch: str, plan_hash: str, rows: Iterable[RecordBatch], now: datetime) -> OutboxWritten:
+def _series(batch: str) -> str:
+    return f"{batch}:{secrets.token_hex(4)}"
+
+
+def write(
+    ledger: Ledger,
+    batch: str,
+    plan_hash: str,
+    rows: Iterable[RecordBatch],
+    now: datetime,
+    *,
+    series: Callable[[str], str] = _series,
+) -> OutboxWritten:
     """Writes the outbox from an approved plan, in one transaction.
 
     The same plan again changes nothing. A later plan adds patients, and moves or removes those whose attempt isn't
     begun; an attempt that is begun stays as it is, for ever. ``Refused`` unless the plan is the batch's current
     one and approved, and for a cancelled batch. ``rows``: record batches with the columns ``GIVEN``.
+
+    ``series`` gives, for a batch, what this write's references begin with, unlike those of any other write, also in
+    another home or in a ledger that was lost: with one account at a provider they share what it holds and tells, and
+    "it is already there" would be said of a message that never went. The rest is for people who look at one.
     """
+    begin = series(batch)
     with ledger.connect() as connection:
         with ledger.writing(connection):
             applied = _applied_plan(connection, batch, plan_hash)
             if applied == plan_hash:
                 return OutboxWritten(0, 0, 0, _count(connection, batch))
             if applied is None:
-                return _write_first(connection, batch, plan_hash, rows, now)
-        return _write_later(ledger, connection, batch, plan_hash, rows, now)
+                return _write_first(connection, batch, plan_hash, _values(rows, begin, now), now)
+        return _write_later(ledger, connection, batch, plan_hash, _values(rows, begin, now), now)
 
 
 def _applied_plan(connection: sa.Connection, batch: str, plan_hash: str) -> str | None:
@@ -133,14 +156,14 @@ def _count(connection: sa.Connection, batch: str) -> int:
 
 
 def _write_first(
-    connection: sa.Connection, batch: str, plan_hash: str, rows: Iterable[RecordBatch], now: datetime
+    connection: sa.Connection, batch: str, plan_hash: str, rows: Iterable[_Rows], now: datetime
 ) -> OutboxWritten:
     """Straight into the outbox: nothing there to compare with."""
     fixed = (batch, "primary", to_microseconds(now))
     added = 0
     with _one_row_a_patient(batch):
-        for record_batch in rows:
-            given = [(*fixed, *row) for row in _values(record_batch, batch, now)]
+        for some in rows:
+            given = [(*fixed, *row) for row in some]
             insert_many(connection, attempts, ("batch", "step", "queued_at", *_STAGED), given)
             added += len(given)
     _set_applied(connection, batch, plan_hash)
@@ -152,7 +175,7 @@ def _write_later(
     connection: sa.Connection,
     batch: str,
     plan_hash: str,
-    rows: Iterable[RecordBatch],
+    rows: Iterable[_Rows],
     now: datetime,
 ) -> OutboxWritten:
     """By way of a temporary table, so that the ledger is locked for the comparison alone."""
@@ -161,8 +184,7 @@ def _write_later(
         _staged.drop(connection, checkfirst=True)
         _staged.create(connection)
         with _one_row_a_patient(batch):
-            for record_batch in rows:
-                given = list(_values(record_batch, batch, now))
+            for given in rows:
                 insert_many(connection, _staged, _STAGED, given)
                 staged += len(given)
     with ledger.writing(connection):
@@ -176,14 +198,15 @@ def _write_later(
     return OutboxWritten(added, moved, removed, staged - added - moved)
 
 
-def _values(record_batch: RecordBatch, batch: str, now: datetime) -> Iterator[tuple[Any, ...]]:
-    """A plan's rows as rows of ``_STAGED``."""
-    given: dict[str, list[Any]] = {name: record_batch.column(name).to_pylist() for name in GIVEN}
-    given["channel"] = given["path"]
-    given["reference"] = [f"{batch}:{line}:primary" for line in given["line"]]
+def _values(rows: Iterable[RecordBatch], begin: str, now: datetime) -> Iterator[_Rows]:
+    """A plan's rows as rows of ``_STAGED``, each record batch's by themselves."""
     held_back = to_microseconds(now)
-    given["held_back_at"] = [held_back if held else None for held in given["held_back"]]
-    return zip(*(given[name] for name in _STAGED), strict=True)
+    for record_batch in rows:
+        given: dict[str, list[Any]] = {name: record_batch.column(name).to_pylist() for name in GIVEN}
+        given["channel"] = given["path"]
+        given["reference"] = [f"{begin}:{line}:primary" for line in given["line"]]
+        given["held_back_at"] = [held_back if held else None for held in given["held_back"]]
+        yield list(zip(*(given[name] for name in _STAGED), strict=True))
 
 
 @contextmanager
@@ -201,8 +224,9 @@ def _refuse_other_patients(connection: sa.Connection, batch: str) -> None:
     """A line whose message went to one patient can't belong to another now: then the hash key isn't the old one."""
     query = sa.select(sa.func.count()).where(
         attempts.c.batch == batch,
+        attempts.c.step == "primary",
         attempts.c.chunk.is_not(None),
-        attempts.c.reference == _staged.c.reference,
+        attempts.c.line == _staged.c.line,
         attempts.c.patient != _staged.c.patient,
     )
     if connection.scalar(query):
@@ -244,15 +268,14 @@ def _add(connection: sa.Connection, batch: str, now: datetime) -> int:
     there = sa.exists().where(
         attempts.c.batch == batch, attempts.c.step == "primary", attempts.c.patient == _staged.c.patient
     )
-    columns = ("patient", *_CONTENT, "held_back_at")
     new = sa.select(
         sa.literal(batch),
         sa.literal("primary"),
         sa.literal(now, Instant()),
-        *(_staged.c[name] for name in columns),
+        *(_staged.c[name] for name in _STAGED),
     ).where(~there)
     statement = sa.insert(attempts).from_select(
-        ["batch", "step", "queued_at", *columns], new.order_by(_staged.c.line), include_defaults=False
+        ["batch", "step", "queued_at", *_STAGED], new.order_by(_staged.c.line), include_defaults=False
     )
     return connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
 

@@ -142,11 +142,12 @@ UNSENT = (
 )
 BEGUN = "chunk IS NOT NULL"
 FAILED = "failed_at IS NOT NULL"
-# The last two are ``may_fall_back_sql`` of the rules: what can't fall back any more has ended, and is reported.
+# Its last line is ``may_fall_back_sql`` of the rules: what can't fall back any more has ended, and is reported. It need
+# not be begun: of one that a person said wasn't sent, a provider may tell that it was.
 FALLBACK_OPEN = (
-    "step = 'primary' AND channel = 'nhs_app' AND chunk IS NOT NULL AND read_at IS NULL"
-    " AND fallback_at IS NULL AND no_fallback_at IS NULL AND fallback_after IS NOT NULL"
-    " AND (unconfirmed_at IS NULL OR coalesce(accepted_at, failed_at) IS NOT NULL)"
+    "step = 'primary' AND channel = 'nhs_app' AND read_at IS NULL AND fallback_at IS NULL AND no_fallback_at IS NULL"
+    " AND fallback_after IS NOT NULL"
+    " AND (coalesce(accepted_at, failed_at) IS NOT NULL OR begun_at IS NOT NULL AND unconfirmed_at IS NULL)"
 )
 # At once for a failure, but delivered goes before failed (SPEC 2.8): then the clock runs, from the failure where the
 # acceptance was never told.
@@ -226,6 +227,26 @@ receipts = sa.Table(
     sa.Column("folded_at", Instant),
     sa.UniqueConstraint("provider", "provider_key"),
     _partial_index("ix_receipts_waiting", "folded_at IS NULL", "id"),
+)
+
+
+def tells_of_attempt(told: sa.FromClause = receipts) -> sa.ColumnElement[bool]:
+    """Whether a receipt (or what is chosen of some) is about an attempt: by its reference, and from who carries it.
+
+    A reference alone won't do: whoever holds another provider's account here could settle any message by it.
+    """
+    return sa.and_(attempts.c.reference == told.c.reference, attempts.c.provider == told.c.provider)
+
+
+unread_news = sa.Table(
+    "unread_news",
+    metadata,
+    sa.Column("provider", sa.Text, primary_key=True),
+    sa.Column("sha256", sa.Text, primary_key=True),
+    sa.Column("received_at", Instant, nullable=False),
+    # Personal, for all that is known: its row goes with the purge.
+    sa.Column("item", sa.Text, nullable=False, comment="as it came"),
+    comment="what a provider told and this version couldn't read, kept for the next",
 )
 
 patient_marks = sa.Table(

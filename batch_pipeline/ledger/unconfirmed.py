@@ -10,7 +10,7 @@ from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import audit, controls
 from batch_pipeline.ledger import batches as batches_
 from batch_pipeline.ledger.dialects import smaller
-from batch_pipeline.ledger.tables import attempts, chunks, receipts
+from batch_pipeline.ledger.tables import attempts, chunks, receipts, tells_of_attempt
 from batch_pipeline.rules.states import attempt_state_sql
 
 
@@ -35,7 +35,7 @@ def unconfirmed(connection: sa.Connection, batch: str) -> list[Unconfirmed]:
 def _unconfirmed(batch: str) -> sa.Select[tuple[int, str, str, str, datetime, str, str]]:
     """Those in a chunk that no process can post any more, and of which nothing waits to be folded."""
     closed = sa.exists().where(chunks.c.reference == attempts.c.chunk, chunks.c.settled_at.is_not(None))
-    news = sa.exists().where(receipts.c.folded_at.is_(None), receipts.c.reference == attempts.c.reference)
+    news = sa.exists().where(receipts.c.folded_at.is_(None), tells_of_attempt())
     return (
         sa.select(*(attempts.c[name] for name in Unconfirmed._fields))
         .where(

@@ -25,8 +25,7 @@ def check_file(house: House, file: Path, now: datetime) -> dict[str, Any]:
     message = resolve_message(batch, house.home)
     house.snapshot(workspace, now)
     house.opt_outs(workspace, now)
-    with house.providers(workspace):
-        pass  # they can be made
+    house.check_providers(workspace)
     if problems := not_yet(batch):
         raise Refused(f"{file.name}: {problems[0]}")
     today = now.astimezone(workspace.zone).date()

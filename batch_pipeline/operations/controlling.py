@@ -59,10 +59,11 @@ def resolve(
 ) -> list[Unconfirmed]:
     """Records what a person found out about unconfirmed messages; gives those it was about.
 
-    What the providers have to say is heard first: it goes before what a person thinks.
+    What the providers have to say is heard first: it goes before what a person thinks. One that can't be asked is no
+    reason to let a patient wait: what it tells later counts as ever.
     """
     require_name(by)
-    dispatching.collect(house, batch, now)
+    dispatching.hear(house, batch, now)
     writer = restored.writer(house.ledger, house.journal)
     with closing(house.journal), house.ledger.write() as connection:
         found = ledger_unconfirmed.resolve(connection, batch, lines, by, now, sent=sent)

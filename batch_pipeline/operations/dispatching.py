@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,12 +13,13 @@ import pyarrow as pa
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House, Submitted, owner
-from batch_pipeline.ledger import audit, batches, due, outbox
+from batch_pipeline.ledger import audit, batches, due, outbox, unread
 from batch_pipeline.ledger.breaker import Breaker
 from batch_pipeline.operations import restoring, review
 from batch_pipeline.planning.channels import queue
 from batch_pipeline.planning.message import SAMPLE
 from batch_pipeline.progress import tell
+from batch_pipeline.providers.bounces import Bounces
 from batch_pipeline.providers.protocol import Channel, ChunkRefused, ChunkTooLarge, OutgoingMessage, Unfinished
 from batch_pipeline.rules import emails, phones, policy
 from batch_pipeline.rules.fragments import downgrade
@@ -200,14 +201,45 @@ def _own_address(to: str) -> tuple[Channel, str]:
     raise Refused("--to is neither a UK mobile number nor an email address: correct it")
 
 
-def collect(house: House, batch: str, now: datetime) -> receipts.Folded:
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What came of asking the providers for receipts, and folding those of a batch."""
+
+    folded: receipts.Folded
+    other_mail: int | None
+    """Mails in the bounces' mailbox that are no bounces of ours; ``None`` where the workspace has no mailbox."""
+    unread_news: int
+    """What providers told, of whatever batch, and this version couldn't read."""
+    faults: Mapping[str, Exception]
+    """By provider, of those that couldn't be asked, or not to the end."""
+
+    def fault(self) -> Exception | None:
+        """All the faults as one to raise: a sentence, where each is for a person to mend."""
+        others = [fault for fault in self.faults.values() if not isinstance(fault, Refused)]
+        return next(iter(others), Refused("; ".join(map(str, self.faults.values())))) if self.faults else None
+
+
+def collect(house: House, batch: str, now: datetime) -> Heard:
     """Fetches waiting receipts, folds those of this batch into its attempts, and times out silent texts.
 
-    Where the receipts tell of too many failures, the circuit breaker pauses the batch.
+    Where the receipts tell of too many failures, the circuit breaker pauses the batch. The fault of a provider that
+    couldn't be asked is raised when all that is done.
     """
+    heard = hear(house, batch, now)
+    if (fault := heard.fault()) is not None:
+        raise fault
+    return heard
+
+
+def hear(house: House, batch: str, now: datetime) -> Heard:
+    """As ``collect``, for who has something else to do, whatever becomes of one provider: its faults are given."""
     submitted = house.submitted(batch)
-    with house.providers(submitted.workspace) as providers:
-        receipts.collect(house.ledger, set(providers.values()), now)
+    sources = house.receipt_sources(submitted.workspace)
+    faults: Mapping[str, Exception] = {}
+    try:
+        receipts.collect(house.ledger, sources, now)
+    except receipts.NotHeard as unheard:
+        faults = unheard.faults
     folded = receipts.fold(house.ledger, now, batch)
     if folded.folded:
         Breaker(house.ledger, batch, submitted.workspace.circuit_breaker.as_rule()).after_receipts(now)
@@ -215,18 +247,24 @@ def collect(house: House, batch: str, now: datetime) -> receipts.Folded:
     if (folded.folded or timed_out) and submitted.row.reported_at is not None:
         with house.ledger.write() as connection:
             batches.mark_reported(connection, batch, None)
-    return folded
+    mailboxes = [source.unreadable for source in sources if isinstance(source, Bounces)]
+    with house.ledger.read() as connection:
+        unread_news = unread.count(connection)
+    return Heard(folded, next(iter(mailboxes), None), unread_news, faults)
 
 
 def fall_back(house: House, batch: str, clock: Clock) -> tuple[fallbacks.Swept, dispatcher.Dispatched]:
     """Queues every fallback that is due, ends those that can't go, and sends what is queued.
 
-    What the providers have to say is heard first, or a message that was read meanwhile would be texted as well.
+    What the providers have to say is heard first, or a message that was read meanwhile would be texted as well. Nothing
+    falls back where whoever carries the App's messages couldn't be asked; a mailbox of bounces keeps nobody's text.
     """
     now = clock()
     restoring.require_whole(house, now)
-    collect(house, batch, now)
     submitted = house.submitted(batch)
+    heard = hear(house, batch, now)
+    if submitted.workspace.providers.nhs_app in heard.faults and (fault := heard.fault()) is not None:
+        raise fault
     swept = fallbacks.sweep(house.ledger, batch, now, house.fallback_facts(submitted.workspace, now))
     return swept, send(house, batch, "fallback", clock)
 
@@ -238,11 +276,16 @@ def ready_to_send(house: House) -> list[str]:
 
 
 def with_news(house: House, now: datetime) -> list[str]:
-    """Batches for which a receipt waits, here or at a provider that has to be asked, or a time-out is due."""
+    """Batches for which a receipt waits, here or at a provider that has to be asked, or a time-out is due.
+
+    Whose bounces lie in a mailbox nobody knows before it is read: the workspace's last batch by email reads it, and what
+    it brings is news of the others.
+    """
     with house.ledger.read() as connection:
-        known = {row.batch for row in batches.all_batches(connection)}
         found = due.with_receipts(connection) | due.with_time_outs(connection, now)
-    return sorted(found | house.simulator_news(now) & known)
+        by_mail = due.last_sent_by(connection, "smtp")
+    found |= {batch for workspace, batch in by_mail.items() if house.bounces_wait(workspace)}
+    return sorted(found | house.simulator_news(now))
 
 
 def with_fallbacks_due(house: House, now: datetime) -> list[str]:

@@ -58,8 +58,8 @@ def take_in(house: House, batch: str, spec: str | None, folder: Path, now: datet
     if file.batch != batch:
         raise Refused(f"{spec}: it says batch {file.batch}, but this run is for {batch}: submit it under its own name")
     source = cohort_of(house.home.inbox / spec, file)
-    with house.providers(house.workspace(file.workspace)):
-        pass  # a fault in their settings is better told now than after the approval
+    # A fault in their settings is better told now than after the approval.
+    house.check_providers(house.workspace(file.workspace))
     message = resolve_message(file, house.home)
     # Looked at before it is copied: a file over the limit, or no text at all, is refused at once.
     open_cohort(source, label=source.name, max_bytes=house.settings.max_cohort_bytes)

@@ -8,6 +8,8 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import TypeVar
 
+from batch_pipeline.providers._reference_tokens import ReferenceTokens
+from batch_pipeline.providers.bounces import Bounces
 from batch_pipeline.providers.govuk_notify import GovukNotify, GovukNotifyAccount
 from batch_pipeline.providers.nhs_notify import NhsNotify
 from batch_pipeline.providers.nhs_notify_account import NhsNotifyAccount
@@ -80,7 +82,15 @@ def _smtp(workspace: Workspace, reference_key: bytes) -> Provider:
         per_minute=chosen.per_minute,
         connections=chosen.connections,
     )
-    return Smtp(account, bounces=chosen.bounces)
+    return Smtp(account)
+
+
+def bounces_of(workspace: Workspace, reference_key: bytes) -> Bounces | None:
+    """The mailbox that a workspace's bounces come to, if it names one. Needs no password: nothing is sent by it."""
+    chosen = workspace.smtp
+    if chosen is None or chosen.bounces is None:
+        return None
+    return Bounces(chosen.bounces, ReferenceTokens(reference_key))
 
 
 _Choice = TypeVar("_Choice", NhsNotifyChoice, GovukNotifyChoice, SmtpChoice)

@@ -1,8 +1,8 @@
 """Bounces: delivery status notifications (RFC 3464) out of a Maildir or an mbox file, as receipts.
 
 Anybody can write to the mailbox. A mail counts only where it brings back a token that was made under our key
-(``_reference_tokens``); all other mail (auto-replies, spam, broken or overlarge mail) is left where it is, and
-counted. No mail, whatever it holds, may stop the reading of the others.
+(``_reference_tokens``); all other mail (auto-replies, spam, broken or overlarge mail) is left where it is, noted so
+that it isn't looked at again, and counted. No mail, whatever it holds, may stop the reading of the others.
 """
 
 import email
@@ -19,6 +19,8 @@ from email.message import Message
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
+
+from typing_extensions import override
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.providers._reference_tokens import ReferenceTokens
@@ -54,7 +56,12 @@ class Bounces:
         self._tokens = tokens
         self._at_once = at_once
         self.unreadable = 0
-        """Mails that the last reading left where they are: no notification, or none of ours."""
+        """Mails that lay there at the last reading and are no notification, or none of ours: for a person to look at."""
+
+    @property
+    def name(self) -> str:
+        """Of the provider that this mail is about."""
+        return "smtp"
 
     def check(self) -> None:
         """``Refused`` where no mail can ever be found. An mbox file comes to be with the first mail."""
@@ -71,23 +78,38 @@ class Bounces:
         ``Refused`` where the mailbox can't be read, or what was read can't be noted.
         """
         self.unreadable = 0
+        self.check()
         try:
-            yield from self._batches(_Maildir(self._place) if _is_maildir(self._place) else _Mbox(self._place), now)
+            yield from self._batches(self._box(), now)
         except OSError as error:
             raise Refused(
                 f"smtp.bounces: {self._place}: {error.strerror or type(error).__name__}: "
                 "let this user read it, and write in its folder"
             ) from None
 
+    def waiting(self) -> bool:
+        """Whether there is mail that wasn't looked at yet, by names, sizes and times alone.
+
+        Also where that can't be told: whoever reads it then is told why.
+        """
+        try:
+            return self._box().waiting()
+        except OSError:
+            return True
+
+    def _box(self) -> "_Box":
+        return _Maildir(self._place) if _is_maildir(self._place) else _Mbox(self._place)
+
     def _batches(self, box: "_Box", now: datetime) -> Iterator[Sequence[Receipt]]:
-        read: list[_Mail] = []
+        read: list[str] = []
         found: list[Receipt] = []
+        others: list[str] = []
         for mail in box.unread():
             told = None if mail.raw is None else notifications(mail.raw, self._tokens, now)
             if told is None:
-                self.unreadable += 1
+                others.append(mail.key)
                 continue
-            read.append(mail)
+            read.append(mail.key)
             found.extend(told)
             if len(read) >= self._at_once:
                 yield found
@@ -96,6 +118,8 @@ class Bounces:
         if read:
             yield found
             box.mark_read(read)
+        self.unreadable = box.others + len(others)
+        box.mark_looked_at(others)
 
 
 # One mail --------------------------------------------------------------------------------------------------------
@@ -218,9 +242,41 @@ class _Mail:
 
 
 class _Box(Protocol):
+    others: int
+    """Mails that ``unread`` passed over, as they were looked at before and are none of ours."""
+
     def unread(self) -> Iterator[_Mail]: ...
 
-    def mark_read(self, mails: Sequence[_Mail]) -> None: ...
+    def mark_read(self, keys: Sequence[str]) -> None: ...
+
+    def mark_looked_at(self, keys: Sequence[str]) -> None:
+        """Once all were gone through: these are none of ours."""
+        ...
+
+    def waiting(self) -> bool: ...
+
+
+class _Notes:
+    """A file with a line for each thing to remember, to which lines are only added."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def lines(self) -> list[str]:
+        return self._path.read_text(encoding="ascii").split() if self._path.exists() else []
+
+    def add(self, lines: Sequence[str]) -> None:
+        if not lines:
+            return
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(descriptor, "a", encoding="ascii") as noted:
+            noted.writelines(f"{line}\n" for line in lines)
+            noted.flush()
+            os.fsync(noted.fileno())
+
+
+_NOT_OURS = "-"
+"""Before the digest of a mail, or of its name, that was looked at."""
 
 
 def _is_maildir(place: Path) -> bool:
@@ -228,73 +284,138 @@ def _is_maildir(place: Path) -> bool:
 
 
 class _Maildir(_Box):
-    """A folder with a file a mail. What was read is flagged as seen, as a mail program does it."""
+    """A folder with a file a mail. What was read is flagged as seen, as a mail program does it.
+
+    What isn't ours stays unseen, for a person, and is noted in a file among the folders.
+    """
 
     def __init__(self, place: Path) -> None:
         self._place = place
+        self._notes = _Notes(place / "batch_pipeline.looked_at")
+        self.others = 0
 
+    @override
     def unread(self) -> Iterator[_Mail]:
         """New mail, and what a mail program has moved to ``cur`` that nobody has read."""
+        for key in self._unread():
+            with suppress(FileNotFoundError):  # another reader was quicker
+                path = self._place / key
+                yield _Mail(key, path.read_bytes() if path.lstat().st_size <= LARGEST else None)
+
+    def _unread(self) -> Iterator[str]:
+        noted = set(self._notes.lines())
+        self.others = 0
         for folder in ("new", "cur"):
             for name in sorted(path.name for path in (self._place / folder).iterdir()):
-                if not name.startswith(".") and "S" not in _flags(name):
-                    with suppress(FileNotFoundError):  # another reader was quicker
-                        yield from self._mail(f"{folder}/{name}")
+                if name.startswith(".") or "S" in _flags(name):
+                    continue
+                if _note_of(name) in noted:
+                    self.others += 1
+                elif _is_file(self._place / folder / name):
+                    yield f"{folder}/{name}"
 
-    def _mail(self, key: str) -> Iterator[_Mail]:
-        path = self._place / key
-        found = path.lstat()
-        if stat.S_ISREG(found.st_mode):
-            yield _Mail(key, path.read_bytes() if found.st_size <= LARGEST else None)
-
-    def mark_read(self, mails: Sequence[_Mail]) -> None:
-        for mail in mails:
-            name = mail.key.partition("/")[2]
+    @override
+    def mark_read(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            name = key.partition("/")[2]
             flags = "".join(sorted({*_flags(name), "S"}))
-            seen = f"cur/{name.rpartition(':2,')[0] or name}:2,{flags}"
             with suppress(FileNotFoundError):
-                (self._place / mail.key).rename(self._place / seen)
+                (self._place / key).rename(self._place / f"cur/{_unique(name)}:2,{flags}")
+
+    @override
+    def mark_looked_at(self, keys: Sequence[str]) -> None:
+        self._notes.add([_note_of(key.partition("/")[2]) for key in keys])
+
+    @override
+    def waiting(self) -> bool:
+        return next(self._unread(), None) is not None
+
+
+def _is_file(path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return stat.S_ISREG(path.lstat().st_mode)
+    return False
 
 
 def _flags(name: str) -> str:
     return name.rpartition(":2,")[2] if ":2," in name else ""
 
 
+def _unique(name: str) -> str:
+    """What stays of a name when a mail program moves or flags the mail."""
+    return name.rpartition(":2,")[0] or name
+
+
+def _note_of(name: str) -> str:
+    return _NOT_OURS + _digest(os.fsencode(_unique(name)))
+
+
 class _Mbox(_Box):
-    """A file that the mail system appends to. What was read is noted in a file beside it."""
+    """A file that the mail system appends to. What was read, or looked at, is noted in a file beside it."""
 
     def __init__(self, place: Path) -> None:
         self._place = place
-        self._noted = place.with_name(f"{place.name}.read")
+        self._notes = _Notes(place.with_name(f"{place.name}.read"))
+        self.others = 0
+        self._whole: os.stat_result | None = None
+        """The file as it was when it was read, if it was whole then."""
 
+    @override
     def unread(self) -> Iterator[_Mail]:
+        known = set(self._notes.lines())
+        self.others = 0
         try:
-            known = set(self._noted.read_text(encoding="ascii").split()) if self._noted.exists() else set[str]()
             with self._place.open("rb") as file:
-                for raw in _mails(file, _settled_size(file)):
+                self._whole = _settled(file)
+                for raw in _mails(file, 0 if self._whole is None else self._whole.st_size):
                     # Not by the Message-ID: two mails with the same one are two mails.
                     key = "" if raw is None else _digest(raw)
-                    if key not in known:
+                    if _NOT_OURS + key in known:
+                        self.others += 1
+                    elif key not in known:
                         yield _Mail(key, raw)
         except FileNotFoundError:
             return
 
-    def mark_read(self, mails: Sequence[_Mail]) -> None:
-        descriptor = os.open(self._noted, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        with os.fdopen(descriptor, "a", encoding="ascii") as noted:
-            noted.writelines(f"{mail.key}\n" for mail in mails)
-            noted.flush()
-            os.fsync(noted.fileno())
+    @override
+    def mark_read(self, keys: Sequence[str]) -> None:
+        self._notes.add(keys)
+
+    @override
+    def mark_looked_at(self, keys: Sequence[str]) -> None:
+        looked_at = [_NOT_OURS + key for key in keys if key]
+        if self._whole is not None and _stamp(self._whole) != self._last_stamp():
+            looked_at.append(_stamp(self._whole))
+        self._notes.add(looked_at)
+
+    @override
+    def waiting(self) -> bool:
+        try:
+            found = self._place.stat()
+        except FileNotFoundError:
+            return False
+        return found.st_size > 0 and _stamp(found) != self._last_stamp()
+
+    def _last_stamp(self) -> str | None:
+        return next((line for line in reversed(self._notes.lines()) if line.startswith(_STAMP)), None)
 
 
-def _settled_size(file: BinaryIO) -> int:
-    """How much of the file is whole: mail systems hold this lock while they append. Nothing, while one does."""
+_STAMP = "@"
+
+
+def _stamp(file: os.stat_result) -> str:
+    """Another one whenever mail was added."""
+    return f"{_STAMP}{file.st_size}:{file.st_mtime_ns}"
+
+
+def _settled(file: BinaryIO) -> os.stat_result | None:
+    """How large the file is, and since when, as long as it is whole: mail systems hold this lock while they append."""
     try:
         fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
-        return 0
+        return None
     try:
-        return os.fstat(file.fileno()).st_size
+        return os.fstat(file.fileno())
     finally:
         fcntl.lockf(file, fcntl.LOCK_UN)
 

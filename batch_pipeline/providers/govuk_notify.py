@@ -8,7 +8,7 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum, auto
@@ -32,7 +32,6 @@ from batch_pipeline.providers.protocol import (
     OutgoingMessage,
     Provider,
     ProviderStopped,
-    Receipt,
     Recovery,
     RefusedMessage,
     Unfinished,
@@ -233,11 +232,6 @@ class GovukNotify(Provider):
             denied = [outcome for outcome in open_ones if outcome.fate is _Fate.STOPPED]
             raise _unfinished(ProviderStopped if denied else OutcomeUnknown, denied or open_ones, there)
         return set(there)
-
-    @override
-    def receipts(self, now: datetime) -> Iterator[Sequence[Receipt]]:
-        """None: it calls us (``govuk_notify_receipts``)."""
-        return iter(())
 
     # Requests ----------------------------------------------------------------------------------------------------
 

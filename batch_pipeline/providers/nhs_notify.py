@@ -6,7 +6,7 @@ It takes a batch under a reference once, whatever is in it, and tells of the mes
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,7 +26,6 @@ from batch_pipeline.providers.protocol import (
     OutgoingMessage,
     Provider,
     ProviderStopped,
-    Receipt,
     Recovery,
 )
 
@@ -44,7 +43,7 @@ _MEDIA_TYPE = "application/vnd.api+json"
 _FRAME = 1_000
 """Bytes, at most, of what stands around the messages."""
 _LONGEST_REFERENCE = "x" * 120
-"""A batch's name (63), a line, a step: longer than any of ours."""
+"""A batch's name (63), a token, a line, a step: longer than any of ours."""
 _WORK = 0.95
 """Of the time-out, for the network; the rest is for building the body and reading the answer."""
 
@@ -144,11 +143,6 @@ class NhsNotify(Provider):
     def held(self, references: Sequence[str]) -> set[str]:
         """Never called: it takes a chunk once, and can't be asked by our references."""
         raise ProviderStopped("NHS Notify can't be asked which references it holds")
-
-    @override
-    def receipts(self, now: datetime) -> Iterator[Sequence[Receipt]]:
-        """None: it calls us."""
-        return iter(())
 
     @override
     def close(self) -> None:

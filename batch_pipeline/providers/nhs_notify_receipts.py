@@ -1,19 +1,31 @@
 """NHS Notify's callbacks: whether one is genuine, and the receipts in it (PROVIDERS.md 1, SPEC 2.8, 2.9). Pure.
 
 The service adds keys, statuses and codes as it goes on: what isn't known here is left aside or kept as it is, and
-never makes a callback unreadable, for it is sent again for two hours and then lost.
+never makes a callback unreadable, for it is sent again for two hours and then lost. Each item is read by itself. One
+that can't be read keeps no other from being stored, and is given as it came: to be kept until a version that can read
+it is installed. So the answer is 202 all the same: a refusal would bring the same callback again, and no other one.
 """
 
 import hashlib
 import hmac
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, StringConstraints, Tag, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    StringConstraints,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.alias_generators import to_camel
 
 from batch_pipeline.providers.protocol import FailureKind, Receipt, ReceiptKind
@@ -158,8 +170,18 @@ _News = Annotated[
 ]
 
 
-class _Callback(_Model):
-    data: list[_News]
+_ITEM = TypeAdapter[_MessageStatus | _ChannelStatus | _Other](_News)
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """What a callback says."""
+
+    receipts: list[Receipt]
+    """In its order; none for news that changes nothing. Each has its item's idempotency key, so that a callback that is
+    sent again gives the same ones."""
+    unread: list[str]
+    """The items that can't be read, as JSON. They may hold anything: not for logs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,21 +208,35 @@ _STILL_WAITING = ("notified", "notification_attempted")
 """Supplier statuses of the App: a phone was told, or not even that. Neither a delivery nor a failure."""
 
 
-def read_callback(body: bytes) -> list[Receipt]:
-    """The receipts in a callback, in its order; none for news that changes nothing.
+def read_callback(body: bytes) -> Callback:
+    """What can be read of a callback, and what can't. Raises ``NotACallback`` for whatever isn't one at all."""
+    found: list[Receipt] = []
+    unread: list[str] = []
+    for item in _items(body):
+        try:
+            found += _receipts(_ITEM.validate_python(item))
+        except ValidationError:
+            unread.append(json.dumps(item))
+    return Callback(_with_keys_of_their_own(found), unread)
 
-    Each has the item's idempotency key, so that a callback that is sent again gives the same ones.
 
-    Raises:
-        NotACallback: for whatever isn't a callback.
-    """
+def read_again(item: str) -> list[Receipt] | None:
+    """The receipts of an item that was ``Callback.unread``; none where it can't be read now either."""
     try:
-        news = _Callback.model_validate_json(body).data
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise NotACallback(f"not a callback of NHS Notify: {place or 'body'}: {first['type']}") from None
-    return _with_keys_of_their_own([receipt for item in news for receipt in _receipts(item)])
+        return list(_receipts(_ITEM.validate_python(json.loads(item))))
+    except ValidationError:
+        return None
+
+
+def _items(body: bytes) -> list[object]:
+    try:
+        read: object = json.loads(body)
+    except (ValueError, RecursionError):  # not the error itself: it quotes the body
+        raise NotACallback("not a callback of NHS Notify: the body isn't JSON") from None
+    data = cast("dict[str, object]", read).get("data") if isinstance(read, dict) else None
+    if not isinstance(data, list):
+        raise NotACallback("not a callback of NHS Notify: it has no list data")
+    return cast("list[object]", data)
 
 
 def _receipts(item: _MessageStatus | _ChannelStatus | _Other) -> Iterator[Receipt]:

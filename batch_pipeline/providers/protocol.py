@@ -178,13 +178,22 @@ class Provider(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Gives up the connections. Whoever uses it again opens new ones."""
+        ...
+
+
+class ReceiptSource(Protocol):
+    """Where receipts wait for us to fetch them. Providers that call us have none; no key for sending is needed."""
+
+    @property
+    def name(self) -> str:
+        """The provider's, as in the workspace file."""
+        ...
+
     def receipts(self, now: datetime) -> Iterator[Sequence[Receipt]]:
-        """Receipts that wait for us at ``now``, in batches; empty for a provider that calls us.
+        """Receipts that wait for us at ``now``, in batches.
 
         A batch counts as fetched once the next one (or the end) is asked for: store it before that.
         """
-        ...
-
-    def close(self) -> None:
-        """Gives up the connections. Whoever uses it again opens new ones."""
         ...

@@ -1,7 +1,7 @@
 """A simulator: it takes messages like a provider and tells of their fate, and sends nothing to anybody.
 
 For demonstrations, rehearsals and tests. Like NHS Notify it takes a chunk reference once. What it answers hangs on
-its seed and each message's reference alone, so that a batch that is run again has the same fate.
+its seed, the patient and the channel alone, so that a batch that is run again has the same fate.
 
 Its store, an SQLite file, holds references and times, and no personal data: a *journal* of every message that it
 ever accepted, to which rows are only added (a message taken in two chunks stands there twice: a double send shows),
@@ -196,7 +196,7 @@ class Simulator(Provider):
             new = self._accept(chunk_reference, messages, now)
         except sqlite3.OperationalError as error:
             raise OutcomeUnknown(f"the simulator's store: {error}") from None
-        if new and self._draw(messages[0].reference).lost_answer < self._shares.lost_answers:
+        if new and self._draw(messages[0]).lost_answer < self._shares.lost_answers:
             raise OutcomeUnknown("the answer was lost on its way, as simulator.shares.lost_answers says")
         return Answer()
 
@@ -232,7 +232,7 @@ class Simulator(Provider):
         """The receipts to come of these messages: at most one of each."""
         named, after_default, shares = self._outcomes, AFTER // timedelta(microseconds=1), self._shares
         for message in messages:
-            draws = self._draw(message.reference)
+            draws = self._draw(message)
             outcome, after = named.get((message.nhs_number, message.channel)) or (
                 self._by_share(message.channel, draws.outcome),
                 after_default,
@@ -256,10 +256,10 @@ class Simulator(Provider):
                 return outcome
         return "read" if channel == "nhs_app" else "delivered"
 
-    def _draw(self, reference: str) -> _Draws:
-        """What chance gives a message, by seed and reference alone."""
+    def _draw(self, message: OutgoingMessage) -> _Draws:
+        """What chance gives a message, by seed, patient and channel alone: its reference is another at each writing."""
         digest = self._seeded.copy()
-        digest.update(reference.encode())
+        digest.update(f"{message.nhs_number}\0{message.channel}".encode())
         return _Draws(*(drawn / 2**64 for drawn in _FIVE.unpack(digest.digest())))
 
     @override
@@ -269,7 +269,6 @@ class Simulator(Provider):
 
     # Receipts ----------------------------------------------------------------------------------------------------
 
-    @override
     def receipts(self, now: datetime) -> Iterator[Sequence[Receipt]]:
         """What is due at ``now``, oldest first, but for what is shuffled; what is to be repeated comes again later."""
         query = (
@@ -291,13 +290,12 @@ class Simulator(Provider):
         query = "SELECT count(*) FROM receipts WHERE times > 0 AND occurred_at <= ?"
         return int(self._store().execute(query, [_microseconds(now)]).fetchone()[0])
 
-    def waiting_batches(self, now: datetime) -> set[str]:
-        """The batches, as far as our references tell them (``batch:line:step``), for which a receipt is due."""
-        query = (
-            "SELECT DISTINCT substr(reference, 1, instr(reference, ':') - 1) FROM receipts"
-            " WHERE times > 0 AND occurred_at <= ?"
-        )
-        return {row[0] for row in self._store().execute(query, [_microseconds(now)])}
+    def waiting_references(self, now: datetime) -> Iterator[list[str]]:
+        """The references of messages for which a receipt is due, some thousands at once."""
+        query = "SELECT DISTINCT reference FROM receipts WHERE times > 0 AND occurred_at <= ?"
+        found = self._store().execute(query, [_microseconds(now)])
+        while rows := found.fetchmany(_RECEIPTS_AT_ONCE):
+            yield [row[0] for row in rows]
 
     def journal(self) -> Iterator[JournalEntry]:
         """Every acceptance there ever was, in order."""

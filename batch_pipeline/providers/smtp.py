@@ -11,7 +11,7 @@ import re
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,6 @@ from typing_extensions import override
 from batch_pipeline.errors import Refused
 from batch_pipeline.providers._reference_tokens import SHORTEST_KEY, ReferenceTokens
 from batch_pipeline.providers._smtp_session import Lost, Reply, Session
-from batch_pipeline.providers.bounces import Bounces
 from batch_pipeline.providers.protocol import (
     Answer,
     ChunkTooLarge,
@@ -37,7 +36,6 @@ from batch_pipeline.providers.protocol import (
     Provider,
     ProviderStopped,
     PutOff,
-    Receipt,
     Recovery,
     RefusedMessage,
 )
@@ -145,21 +143,17 @@ class Smtp(Provider):
 
     Args:
         account: where and as whom.
-        bounces: a Maildir or an mbox file that the bounce address's mail is put in; none: bounces aren't read.
         steady: seconds by a clock that nobody sets.
 
     ``Refused`` where the account's certificates can't be read.
     """
 
-    def __init__(
-        self, account: SmtpAccount, *, bounces: Path | None = None, steady: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, account: SmtpAccount, *, steady: Callable[[], float] = time.monotonic) -> None:
         self._account = account
         self._steady = steady
         self._tokens = ReferenceTokens(account.reference_key)
         self._context = _context(account)
         self._idle: deque[Session] = deque()
-        self.bounces = None if bounces is None else Bounces(bounces, self._tokens)
 
     def __repr__(self) -> str:
         return f"Smtp({self._account.host}:{self._account.port})"
@@ -201,10 +195,6 @@ class Smtp(Provider):
     @override
     def held(self, references: Sequence[str]) -> set[str]:
         raise OutcomeUnknown("a mail server can't be asked what it has taken")
-
-    @override
-    def receipts(self, now: datetime) -> Iterator[Sequence[Receipt]]:
-        return iter(()) if self.bounces is None else self.bounces.receipts(now)
 
     # Sending -----------------------------------------------------------------------------------------------------
 

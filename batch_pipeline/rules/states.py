@@ -159,12 +159,15 @@ def ended_sql(known: PatientFacts) -> str:
 def may_fall_back_sql(attempt: str, window: str = "fallback_after") -> str:
     """SQL condition: the attempt has a fallback window, and a moment from which it can run.
 
-    An unconfirmed message that is only known to be delivered has none: nobody knows when it was accepted.
+    A message that is under way has, as its acceptance will be told. One that is unconfirmed, or that a person said
+    wasn't sent, has none while it is only known to be delivered: nobody knows when it was accepted. It has ended, and a
+    person follows it up.
     ``window``: the column that is NULL for messages without a fallback.
     """
     return (
         f"({attempt}.{window} IS NOT NULL AND"
-        f" ({attempt}.unconfirmed_at IS NULL OR coalesce({attempt}.accepted_at, {attempt}.failed_at) IS NOT NULL))"
+        f" (coalesce({attempt}.accepted_at, {attempt}.failed_at) IS NOT NULL"
+        f" OR {attempt}.begun_at IS NOT NULL AND {attempt}.unconfirmed_at IS NULL))"
     )
 
 

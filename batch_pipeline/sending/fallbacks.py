@@ -117,7 +117,7 @@ def _due(now: datetime) -> tuple[sa.ColumnElement[bool] | sa.TextClause, ...]:
 def _candidates(batch: str, now: datetime) -> sa.Select[Any]:
     mark = sa.select(sa.func.min(patient_marks.c.mark)).where(patient_marks.c.patient == attempts.c.patient)
     wanted = (
-        "id", "batch", "patient", "line", "nhs_number", "fallback_number", "sms_text", "address_hash", "fragments",
+        "id", "batch", "patient", "reference", "line", "nhs_number", "fallback_number", "sms_text", "address_hash", "fragments",
         "policy", "failed_at", "failure_code",
     )  # fmt: skip
     return (
@@ -154,7 +154,7 @@ def _queue(connection: sa.Connection, rows: list[sa.Row[Any]], provider: str, no
             "line": row.line,
             "channel": "sms",
             "provider": provider,
-            "reference": f"{row.batch}:{row.line}:fallback",
+            "reference": f"{row.reference.removesuffix('primary')}fallback",
             "nhs_number": row.nhs_number,
             "address": row.fallback_number,
             "text": row.sms_text,

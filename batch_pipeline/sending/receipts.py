@@ -4,17 +4,33 @@ A receipt sets its own column of the attempt to the earliest moment of its kind.
 the columns (``batch_pipeline.rules.states``), so a late receipt corrects it by being there.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
-from batch_pipeline.ledger.dialects import insert, insert_unknown, one_of, refresh_statistics, smaller, unindexed
+from batch_pipeline.ledger.dialects import (
+    insert,
+    insert_unknown,
+    lock_in_order,
+    one_of,
+    refresh_statistics,
+    smaller,
+    unindexed,
+)
 from batch_pipeline.ledger.engine import Ledger
-from batch_pipeline.ledger.tables import SMS_OPEN, Instant, attempts, patient_marks, receipts, to_microseconds
-from batch_pipeline.providers.protocol import Provider, Receipt
+from batch_pipeline.ledger.tables import (
+    SMS_OPEN,
+    Instant,
+    attempts,
+    patient_marks,
+    receipts,
+    tells_of_attempt,
+    to_microseconds,
+)
+from batch_pipeline.providers.protocol import Receipt, ReceiptSource
 from batch_pipeline.rules.failure_codes import mark_of
 from batch_pipeline.rules.policy import SMS_TIMEOUT, sms_timeout_cutoff
 
@@ -31,14 +47,31 @@ class Folded:
     unknown: int
 
 
-def collect(ledger: Ledger, providers: Iterable[Provider], now: datetime) -> int:
+class NotHeard(Exception):
+    """Some providers' receipts couldn't be fetched, or stored; those of the others were."""
+
+    def __init__(self, faults: Mapping[str, Exception]) -> None:
+        super().__init__("; ".join(f"{name}: {type(fault).__name__}" for name, fault in faults.items()))
+        self.faults = faults
+        """By provider."""
+
+
+def collect(ledger: Ledger, sources: Iterable[ReceiptSource], now: datetime) -> int:
     """Stores what waits at the providers; gives how many receipts were new.
 
-    A provider forgets a receipt only after it is on disk here.
+    A provider forgets a receipt only after it is on disk here. Each is asked whatever becomes of another, and at the
+    end ``NotHeard`` says of which there may be more.
     """
-    return sum(
-        store(ledger, provider.name, batch, now) for provider in set(providers) for batch in provider.receipts(now)
-    )
+    new, faults = 0, dict[str, Exception]()
+    for source in sources:
+        try:
+            for batch in source.receipts(now):
+                new += store(ledger, source.name, batch, now)
+        except Exception as fault:  # noqa: BLE001 - whatever it is, the others have to be heard, and it is raised then
+            faults[source.name] = fault
+    if faults:
+        raise NotHeard(faults) from next(iter(faults.values()))
+    return new
 
 
 def store(ledger: Ledger, provider: str, batch: Iterable[Receipt], now: datetime) -> int:
@@ -86,8 +119,11 @@ _SINCE = sa.select(sa.func.count()).where(receipts.c.id > sa.bindparam("before")
 
 def waiting(connection: sa.Connection) -> int:
     """How many stored receipts could be folded now."""
-    known = sa.exists().where(attempts.c.reference == receipts.c.reference)
-    return connection.scalar(sa.select(sa.func.count()).where(receipts.c.folded_at.is_(None), known)) or 0
+    return connection.scalar(sa.select(sa.func.count()).where(receipts.c.folded_at.is_(None), _known())) or 0
+
+
+def _known() -> sa.ColumnElement[bool]:
+    return sa.exists().where(tells_of_attempt())
 
 
 def fold(ledger: Ledger, now: datetime, batch: str | None = None) -> Folded:
@@ -106,6 +142,9 @@ def fold(ledger: Ledger, now: datetime, batch: str | None = None) -> Folded:
                 return Folded(folded, _unknown(connection))
             mine = _mine(batch)
             these = one_of(connection, receipts.c.id, _ids(connection, after, last, mine))
+            lock_in_order(
+                connection, attempts, sa.select(attempts.c.id).join(receipts, tells_of_attempt()).where(these)
+            )
             for kind, column in _COLUMNS.items():
                 _set_earliest(connection, kind, column, these, mine)
             _set_earliest_failure(connection, these, mine)
@@ -125,7 +164,7 @@ def _ids(connection: sa.Connection, after: int, last: int, mine: sa.ColumnElemen
     """
     query = (
         sa.select(receipts.c.id)
-        .join(attempts, attempts.c.reference == receipts.c.reference)
+        .join(attempts, tells_of_attempt())
         .where(receipts.c.folded_at.is_(None), receipts.c.id > after, receipts.c.id <= last, mine)
         .order_by(receipts.c.id)
         .with_for_update(of=receipts)
@@ -153,23 +192,24 @@ def _last_of_slice(connection: sa.Connection, after: int) -> int | None:
 
 
 def _unknown(connection: sa.Connection) -> int:
-    known = sa.exists().where(attempts.c.reference == receipts.c.reference)
-    return connection.scalar(sa.select(sa.func.count()).where(receipts.c.folded_at.is_(None), ~known)) or 0
+    return connection.scalar(sa.select(sa.func.count()).where(receipts.c.folded_at.is_(None), ~_known())) or 0
 
 
 def _set_earliest(
     connection: sa.Connection, kind: str, column: str, these: sa.ColumnElement[bool], mine: sa.ColumnElement[bool]
 ) -> None:
     told = (
-        sa.select(receipts.c.reference, sa.func.min(receipts.c.occurred_at, type_=Instant()).label("at"))
+        sa.select(
+            receipts.c.provider,
+            receipts.c.reference,
+            sa.func.min(receipts.c.occurred_at, type_=Instant()).label("at"),
+        )
         .where(these, receipts.c.kind == kind)
-        .group_by(receipts.c.reference)
+        .group_by(receipts.c.provider, receipts.c.reference)
         .subquery("told")
     )
     connection.execute(
-        sa.update(attempts)
-        .where(attempts.c.reference == told.c.reference, mine)
-        .values({column: smaller(attempts.c[column], told.c.at)})
+        sa.update(attempts).where(tells_of_attempt(told), mine).values({column: smaller(attempts.c[column], told.c.at)})
     )
 
 
@@ -178,13 +218,15 @@ def _set_earliest_failure(
 ) -> None:
     """Kind and code go with the earliest failure; of two at one moment, with the first by kind and code."""
     order = (receipts.c.occurred_at, _text(receipts.c.failure_kind), _text(receipts.c.failure_code))
+    one_message = (receipts.c.provider, receipts.c.reference)
     numbered = (
         sa.select(
+            receipts.c.provider,
             receipts.c.reference,
             receipts.c.occurred_at.label("at"),
             receipts.c.failure_kind.label("kind"),
             receipts.c.failure_code.label("code"),
-            sa.func.row_number().over(partition_by=receipts.c.reference, order_by=order).label("place"),
+            sa.func.row_number().over(partition_by=one_message, order_by=order).label("place"),
         )
         .where(these, receipts.c.kind == "failed")
         .subquery("numbered")
@@ -196,7 +238,7 @@ def _set_earliest_failure(
     )
     connection.execute(
         sa.update(attempts)
-        .where(attempts.c.reference == told.c.reference, mine, earlier)
+        .where(tells_of_attempt(told), mine, earlier)
         .values(failed_at=told.c.at, failure_kind=told.c.kind, failure_code=told.c.code)
     )
 
@@ -218,7 +260,7 @@ def _mark_patients(connection: sa.Connection, these: sa.ColumnElement[bool], min
                 sa.func.min(receipts.c.occurred_at),
                 sa.literal(code),
             )
-            .join_from(receipts, attempts, attempts.c.reference == receipts.c.reference)
+            .join_from(receipts, attempts, tells_of_attempt())
             .where(these, mine, receipts.c.failure_code == code)
             .group_by(attempts.c.patient)
         )
@@ -243,19 +285,20 @@ def time_out(ledger: Ledger, now: datetime, batch: str | None = None) -> int:
         earliest = _earliest_open(connection)
         if earliest is None or earliest > now - SMS_TIMEOUT:
             return 0
-        silent = sa.select(attempts.c.provider).where(*open_ones, attempts.c.accepted_at <= now - SMS_TIMEOUT)
-        providers = list(connection.scalars(silent.distinct()))
+        overdue = sa.select(attempts.c.provider).where(*open_ones, attempts.c.accepted_at <= now - SMS_TIMEOUT)
+        providers = list(connection.scalars(overdue.distinct()))
     ended = 0
     for provider in providers:
         cutoff = sms_timeout_cutoff(provider, now)
-        timed_out = sa.update(attempts).where(
-            *open_ones, attempts.c.provider == provider, attempts.c.accepted_at <= cutoff
-        )
+        silent = (*open_ones, attempts.c.provider == provider, attempts.c.accepted_at <= cutoff)
         # 72 hours; as much more as the provider's nights and weekends came to.
         after = (now - cutoff) // timedelta(microseconds=1)
         with ledger.write() as connection:
+            lock_in_order(connection, attempts, sa.select(attempts.c.id).where(*silent))
             ended += connection.execute(
-                timed_out.values(timed_out_at=sa.type_coerce(attempts.c.accepted_at, sa.BigInteger) + after)
+                sa.update(attempts)
+                .where(*silent)
+                .values(timed_out_at=sa.type_coerce(attempts.c.accepted_at, sa.BigInteger) + after)
             ).rowcount
     return ended
 

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -27,6 +28,7 @@ from batch_pipeline import cli, definitions
 from batch_pipeline.home import Home
 from batch_pipeline.house import House
 from batch_pipeline.providers.simulator import Simulator
+from batch_pipeline_tests.ledger.given import attempt_rows
 
 T = datetime(2026, 10, 1, 9, tzinfo=UTC)
 """When most batches of these tests are sent."""
@@ -312,10 +314,16 @@ class Surgery:
         return found
 
     def journal(self) -> Counter[str]:
-        """How often the simulator took each message."""
+        """How often the simulator took each message, by the plain form of its reference."""
         if not self.home.simulator_path.exists():
             return Counter()
-        return Counter(entry.reference for entry in Simulator(self.home.simulator_path).journal())
+        return Counter(plain(entry.reference) for entry in Simulator(self.home.simulator_path).journal())
+
+    def references(self, batch: str) -> dict[str, str]:
+        """The references of a batch's messages, by their plain form."""
+        return {
+            plain(reference): reference for (reference,) in attempt_rows(self.house.ledger, "reference", batch=batch)
+        }
 
     def sent_once(self) -> set[str]:
         """Every message that was ever sent, each of which was sent once."""
@@ -333,6 +341,11 @@ class Surgery:
         return sorted(str(path.relative_to(self.home.data)) for path in files)
 
 
+def plain(reference: str) -> str:
+    """A reference without its token, which chance makes."""
+    return re.sub(":[0-9a-f]{8}:", ":", reference)
+
+
 def hours(n: float) -> timedelta:
     return timedelta(hours=n)
 
@@ -341,5 +354,5 @@ SECOND = timedelta(seconds=1)
 
 __all__ = [
     "BODY", "HEADINGS", "SECOND", "STATUS_KEYS", "Person", "Ran", "Surgery", "T", "by_email", "by_sms", "csv_text",
-    "hours", "mobile", "nhs_number", "numbered", "replace",
+    "hours", "mobile", "nhs_number", "numbered", "plain", "replace",
 ]  # fmt: skip

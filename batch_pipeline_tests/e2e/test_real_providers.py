@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from batch_pipeline_tests.e2e.surgery import PROGRAM, Surgery, T, by_email, by_sms, hours
+from batch_pipeline_tests.e2e.surgery import PROGRAM, Surgery, T, by_email, by_sms, hours, plain
 from batch_pipeline_tests.providers import govuk_notify_double as govuk
 from batch_pipeline_tests.providers import nhs_notify_double as nhs
 from batch_pipeline_tests.providers.mail_server import MailServer
@@ -31,8 +31,8 @@ class Town:
     mail: MailServer
 
     def taken(self) -> list[str]:
-        """Every message that a provider took, as often as it did."""
-        return sorted([*self.notify.times().elements(), *self.govuk.counts().elements()])
+        """Every message that a provider took, as often as it did, by the plain form of its reference."""
+        return sorted(map(plain, [*self.notify.times().elements(), *self.govuk.counts().elements()]))
 
 
 @dataclass
@@ -116,9 +116,11 @@ def test_a_batch_goes_by_three_providers_and_hears_of_it_through_the_gateway(tow
     assert {taken.nhs_number for taken in town.notify.journal} == {READS.nhs, UNREAD.nhs}
     surgery.status("flu", emailed=1, awaiting=4)
 
-    unread = nhs.channel_status("flu:4:primary", "nhsapp", "sending", "delivered", key="k1")
-    read = nhs.channel_status("flu:3:primary", "nhsapp", "delivered", "read", key="k2")
-    forged = json.dumps({"data": [nhs.channel_status("flu:4:primary", "nhsapp", "delivered", "read", key="k3")]})
+    references = surgery.references("flu")
+    of_unread, of_reader = references["flu:4:primary"], references["flu:3:primary"]
+    unread = nhs.channel_status(of_unread, "nhsapp", "sending", "delivered", key="k1")
+    read = nhs.channel_status(of_reader, "nhsapp", "delivered", "read", key="k2")
+    forged = json.dumps({"data": [nhs.channel_status(of_unread, "nhsapp", "delivered", "read", key="k3")]})
     with gateway(town) as running:
         # the same news twice, and the later first
         running.told_by_nhs_notify(read)
@@ -129,7 +131,7 @@ def test_a_batch_goes_by_three_providers_and_hears_of_it_through_the_gateway(tow
         allowed = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
         for body in town.govuk.callbacks():
             told = json.loads(body)
-            if told["reference"] == "flu:6:primary":
+            if told["reference"] == references["flu:6:primary"]:
                 told["status"] = "permanent-failure"
             assert running.called("govuk-notify", json.dumps(told), allowed) == 202
         assert running.called("govuk-notify", b"{}", {"Authorization": "Bearer x"}) == 401

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from starlette.types import ASGIApp
 
 from batch_pipeline.gateway.app import GatewayLimits, make_app
-from batch_pipeline.gateway.callbacks import Malformed, NotAllowed, NotAuthenticated
+from batch_pipeline.gateway.callbacks import Malformed, NotAllowed, NotAuthenticated, Reading
 from batch_pipeline.gateway.server import run
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import receipts
@@ -46,11 +46,14 @@ class Signed:
         if not hmac.compare_digest(headers.get("x-api-key", "").encode(), API_KEY.encode()):
             raise NotAuthenticated
 
-    def read(self, headers: Mapping[str, str], body: bytes) -> Sequence[Receipt]:
+    def read(self, headers: Mapping[str, str], body: bytes) -> Reading:
         if not hmac.compare_digest(headers.get("x-hmac-sha256-signature", "").encode(), signature(body).encode()):
             raise NotAllowed
         try:
-            return [_receipt(one["meta"]["idempotencyKey"], one["attributes"]) for one in json.loads(body)["data"]]
+            data = json.loads(body)["data"]
+            readable = [one for one in data if one["type"] == "MessageStatus"]
+            told = [_receipt(one["meta"]["idempotencyKey"], one["attributes"]) for one in readable]
+            return Reading(told, [json.dumps(one) for one in data if one not in readable])
         except (ValueError, KeyError, TypeError):
             raise Malformed from None
 
@@ -65,15 +68,15 @@ class Bearer:
         if not hmac.compare_digest(headers.get("authorization", "").encode(), f"Bearer {TOKEN}".encode()):
             raise NotAuthenticated
 
-    def read(self, headers: Mapping[str, str], body: bytes) -> Sequence[Receipt]:
+    def read(self, headers: Mapping[str, str], body: bytes) -> Reading:
         try:
             told = json.loads(body)
             if told["reference"] == "a fault of ours":
                 raise RuntimeError(f"this message quotes {told['to']}")
             if told["status"] == "sending":
-                return []
+                return Reading()
             key = f"{told['id']}/{told['status']}"
-            return [Receipt(key, _text(told["reference"]), "delivered", datetime.now(UTC))]
+            return Reading([Receipt(key, _text(told["reference"]), "delivered", datetime.now(UTC))])
         except (ValueError, KeyError, TypeError):
             raise Malformed from None
 

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from batch_pipeline.ledger import unread
 from batch_pipeline.sending.receipts import fold
 from batch_pipeline_tests.gateway.serving import (
     API_KEY,
@@ -44,6 +45,21 @@ def test_a_call_may_hold_many_receipts(gateway: Gateway, client: httpx.Client) -
     body = status_body(*(f"flu:{line}:primary" for line in range(100)))
     assert client.post(NHS, content=body, headers=signed(body)).json() == {"receipts": 100}
     assert len(stored(gateway.ledger)) == 100
+
+
+def test_what_cannot_be_read_is_kept_once_and_the_rest_is_stored(gateway: Gateway, client: httpx.Client) -> None:
+    """A refusal would bring the same again for two hours, and the good ones would be lost with it."""
+    odd = {"type": "Odd", "attributes": {"nhsNumber": "9990000018"}}
+    body = json.dumps({"data": [*json.loads(BODY)["data"], odd]}).encode()
+    for _ in range(2):
+        answer = client.post(NHS, content=body, headers=signed(body))
+        assert (answer.status_code, answer.json()) == (202, {"receipts": 1})
+    assert stored(gateway.ledger) == [("nhs_notify", "flu:1:primary")]
+    with gateway.ledger.read() as connection:
+        (kept,) = unread.kept(connection, "nhs_notify")
+    assert json.loads(kept.item) == odd
+    assert [line["unread"] for line in gateway.log(2)] == [1, 1]
+    assert "9990000018" not in gateway.log_path.read_text()
 
 
 def test_the_other_provider_s_calls_are_taken_by_their_token(gateway: Gateway, client: httpx.Client) -> None:
@@ -262,7 +278,7 @@ def test_repeats_and_shuffles_lead_to_the_same_state(tmp_path_factory: pytest.Te
 
 def _state_after(folder: Path, calls: list[bytes], connections: int) -> list[tuple[Any, ...]]:
     ledger = open_ledger(folder)
-    queue(ledger, lines(20))
+    queue(ledger, lines(20, provider="nhs_notify"))
     begin(ledger, *range(2, 22))
     with Gateway(folder) as gateway:
         asyncio.run(post_until_taken(gateway.port, calls, connections))

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from batch_pipeline.gateway.callbacks import Malformed, NotAllowed, NotAuthenticated
+from batch_pipeline.gateway.callbacks import Malformed, NotAllowed, NotAuthenticated, Reading
 from batch_pipeline.gateway.readers import GovukNotifyCallbacks, NhsNotifyCallbacks
 from batch_pipeline_tests.gateway.serving import status_body
 
@@ -33,7 +33,18 @@ def _govuk(**changes: object) -> bytes:
 
 def test_nhs_notify_s_own_call_is_read() -> None:
     NHS.admit(_signed(BODY))
-    assert [receipt.reference for receipt in NHS.read(_signed(BODY), BODY)] == ["flu:1:primary", "flu:2:primary"]
+    assert [receipt.reference for receipt in NHS.read(_signed(BODY), BODY).receipts] == [
+        "flu:1:primary",
+        "flu:2:primary",
+    ]
+
+
+def test_an_item_of_nhs_notify_s_that_cannot_be_read_is_given_beside_the_others() -> None:
+    data = json.loads(BODY)["data"]
+    odd = {"type": "MessageStatus", "attributes": None}
+    body = json.dumps({"data": [odd, *data]}).encode()
+    reading = NHS.read(_signed(body), body)
+    assert (len(reading.receipts), [json.loads(item) for item in reading.unread]) == (2, [odd])
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-api-key": "a guess"}, {"x-api-key": ""}])
@@ -51,8 +62,8 @@ def test_nhs_notify_s_signature_is_over_the_raw_body(headers: dict[str, str]) ->
 
 def test_govuk_notify_s_own_call_is_read() -> None:
     GOVUK.admit({"authorization": "Bearer a bearer token"})
-    assert [receipt.reference for receipt in GOVUK.read({}, _govuk())] == ["flu:1:primary"]
-    assert GOVUK.read({}, _govuk(status="sending")) == []
+    assert [receipt.reference for receipt in GOVUK.read({}, _govuk()).receipts] == ["flu:1:primary"]
+    assert GOVUK.read({}, _govuk(status="sending")) == Reading()
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer a guess"}, {"authorization": "a bearer token"}])

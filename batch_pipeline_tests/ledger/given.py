@@ -158,9 +158,9 @@ def approve(ledger: Ledger, batch: str = BATCH, plan: str = PLAN, **changes: Any
 def queue(
     ledger: Ledger, recipients: Sequence[Recipient], batch: str = BATCH, plan: str = PLAN, **changes: Any
 ) -> outbox.OutboxWritten:
-    """An approved batch with its outbox written."""
+    """An approved batch with its outbox written; references are those of no other batch, and known beforehand."""
     approve(ledger, batch, plan, **changes)
-    return outbox.write(ledger, batch, plan, rows(recipients), NOW)
+    return outbox.write(ledger, batch, plan, rows(recipients), NOW, series=str)
 
 
 def attempt_rows(ledger: Ledger, *columns: str, **where: Any) -> list[tuple[Any, ...]]:
@@ -187,10 +187,11 @@ def note_a_fact(url: str, name: str) -> None:
         connection.execute(sa.insert(facts).values(name=name, value=""))
 
 
-def begin(ledger: Ledger, *begun: int, batch: str = BATCH, at: datetime = NOW) -> None:
+def begin(ledger: Ledger, *begun: int, batch: str = BATCH, at: datetime = NOW, **chunk: str) -> None:
     """Begins the attempts of these lines, in a chunk of their own."""
     reference = f"{batch}/{next(_chunk_numbers)}"
     columns = {"reference": reference, "batch": batch, "step": "primary", "channel": "sms", "provider": "simulator"}
+    columns |= chunk
     with ledger.write() as connection:
         insert_chunk = sa.insert(chunks).values(
             **columns, messages=len(begun), owner="a test", fence=1, lease_until=at, claimed_at=at, settled_at=at

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,8 @@ from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.outbox import OutboxWritten
 from batch_pipeline.ledger.tables import attempts
 from batch_pipeline.ledger.tables import batches as batches_table
+from batch_pipeline.providers import nhs_notify
+from batch_pipeline.providers._reference_tokens import ReferenceTokens
 from batch_pipeline_tests.ledger.given import (
     BATCH,
     LATER_PLAN,
@@ -162,7 +165,55 @@ def test_a_patient_may_move_to_another_line_of_the_cohort(ledger: Ledger) -> Non
     approve(ledger, plan=LATER_PLAN)
     table = pa.Table.from_batches(rows(moved)).set_column(0, "line", pa.array([7], pa.int32()))
     assert outbox.write(ledger, BATCH, LATER_PLAN, table.to_batches(), NOW) == OutboxWritten(0, 1, 0, 0)
-    assert attempt_rows(ledger, "line", "reference") == [(7, f"{BATCH}:7:primary")]
+    assert attempt_rows(ledger, "line", "reference") == [(7, f"{BATCH}:2:primary")]
+
+
+@pytest.mark.parametrize(("line", "number"), [(2, 7), (7, 2)])
+def test_a_plan_that_names_a_line_twice_is_refused_whole(ledger: Ledger, line: int, number: int) -> None:
+    queue(ledger, [Recipient(number)])
+    approve(ledger, plan=LATER_PLAN)
+    table = pa.Table.from_batches(rows([Recipient(2), Recipient(7)])).set_column(0, "line", pa.array([line] * 2))
+    with pytest.raises(Refused, match="a line twice"):
+        outbox.write(ledger, BATCH, LATER_PLAN, table.to_batches(), NOW)
+    assert attempt_rows(ledger, "line") == [(number,)]
+
+
+# References
+
+
+def _references(ledger: Ledger) -> dict[int, str]:
+    return dict(attempt_rows(ledger, "line", "reference"))  # pyright: ignore[reportArgumentType]
+
+
+def test_another_ledger_or_another_write_makes_references_unlike_any_before(new_folder: Callable[[], Path]) -> None:
+    """Two homes with one account, or a home whose ledger was lost, would else share what the provider holds."""
+    found: list[dict[int, str]] = []
+    for _ in range(2):
+        ledger = open_ledger(new_folder())
+        approve(ledger)
+        outbox.write(ledger, BATCH, PLAN, rows(lines(3)), NOW)
+        first = _references(ledger)
+        begin(ledger, 2)
+        _later(ledger, [Recipient(2), Recipient(3), Recipient(4, "email"), Recipient(9)])
+        found += [first, _references(ledger)]
+        ledger.close()
+    (first, later), others = found[:2], found[2:]
+    assert {line: later[line] for line in (2, 3, 4)} == first  # once made it stays, whatever a plan changes
+    parts = re.fullmatch(rf"{BATCH}:([0-9a-f]{{8}}):2:primary", first[2])
+    assert parts is not None
+    assert parts[1] not in later[9]
+    assert not {*first.values(), *later.values()} & {reference for other in others for reference in other.values()}
+
+
+def test_the_longest_of_references_is_within_what_providers_are_told(ledger: Ledger) -> None:
+    longest = "b" * 63
+    approve(ledger, longest)
+    table = pa.Table.from_batches(rows(lines(1))).set_column(0, "line", pa.array([999_999_999], pa.int32()))
+    outbox.write(ledger, longest, PLAN, table.to_batches(), NOW)
+    ((reference,),) = attempt_rows(ledger, "reference")
+    assert len(reference) < len(nhs_notify._LONGEST_REFERENCE)
+    tokens = ReferenceTokens(b"a key for tests, and nothing else")
+    assert tokens.find(f"<{tokens.token(reference)}@surgery.example.test>") == reference
 
 
 def test_a_plan_under_another_hash_key_is_refused(ledger: Ledger) -> None:

@@ -6,6 +6,7 @@ import pytest
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import audit, batches, chunks, controls, due
 from batch_pipeline.ledger.engine import Ledger
+from batch_pipeline.ledger.figures import status
 from batch_pipeline.ledger.unconfirmed import Unconfirmed, resolve, unconfirmed
 from batch_pipeline.providers.protocol import Receipt
 from batch_pipeline.sending import fallbacks, receipts
@@ -142,6 +143,11 @@ def test_a_receipt_goes_before_the_person(doubtful: Ledger, kind: str) -> None:
     assert attempt_rows(doubtful, f"{kind}_at", line=2) == [(LATER,)]
 
 
+def test_a_receipt_of_another_provider_stands_in_nobodys_way(doubtful: Ledger) -> None:
+    receipts.store(doubtful, "another", [Receipt("k", f"{BATCH}:2:primary", "delivered", LATER)], LATER)
+    assert _listed(doubtful) == [2, 3, 4]
+
+
 def test_a_receipt_that_comes_after_not_sent_keeps_it_from_being_sent(doubtful: Ledger) -> None:
     _resolve(doubtful, 2, sent=False)
     _store(doubtful, 2, "delivered")
@@ -195,3 +201,41 @@ def test_a_fallback_that_was_not_sent_goes_unless_it_was_cancelled(ledger: Ledge
         assert due.with_unsent_fallbacks(connection) == (set() if with_fallbacks else {BATCH})
     ended = attempt_rows(ledger, "no_fallback_because", step="primary")
     assert ended == [("cancelled",) if with_fallbacks else (None,)]
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+@pytest.mark.parametrize(
+    ("kinds", "falls_back_after"),
+    [
+        (["accepted"], timedelta(hours=24)),
+        (["accepted", "delivered"], timedelta(hours=24)),
+        (["failed"], timedelta(0)),
+        (["delivered", "failed"], timedelta(hours=24)),
+        (["delivered"], None),
+        (["read"], None),
+        (["failed", "read"], None),
+    ],
+)
+def test_an_app_message_that_was_sent_after_all_ends(
+    ledger: Ledger, kinds: list[str], falls_back_after: timedelta | None, cancelled: bool
+) -> None:
+    """A person said it wasn't, and receipts came all the same: it is never sent again, and its patient has an end."""
+    queue(ledger, [Recipient(2, "nhs_app")])
+    begin(ledger, 2)
+    set_attempts(ledger, {"unconfirmed_at": NOW})
+    if cancelled:
+        with ledger.write() as connection:
+            controls.cancel(connection, BATCH, "Dr Grey", NOW)
+    _resolve(ledger, 2, sent=False)
+    for kind in kinds:
+        _store(ledger, 2, kind)
+    receipts.fold(ledger, LATER)
+    with ledger.read() as connection:
+        assert not chunks.has_unsent(connection, BATCH, "primary", "nhs_app", "simulator")
+        assert due.ready_to_send(connection) == []
+        assert (due.ended_unreported(connection) == [BATCH]) is (falls_back_after is None)
+        assert status(connection, BATCH).all_ended is (falls_back_after is None)
+    for wait in (timedelta(0), timedelta(hours=24) - SECOND, timedelta(hours=24)):
+        with ledger.read() as connection:
+            is_due = falls_back_after is not None and wait >= falls_back_after
+            assert fallbacks.due(connection, LATER + wait) == ({BATCH: 1} if is_due else {})

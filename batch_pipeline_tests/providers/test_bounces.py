@@ -47,7 +47,16 @@ def failed(kind: str, code: str | None) -> list[tuple[Any, ...]]:
 # Tokens
 
 
-@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=120))
+OURS = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}:[0-9a-f]{8}:(0|[1-9][0-9]{0,8}):(primary|fallback)", fullmatch=True)
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=120) | OURS)
+@example("flu:00000000:0:primary")
+@example("flu:3f9c01ab:16777215:primary")
+@example("flu:3f9c01ab:16777216:primary")
+@example("flu:3f9c01ab:017:primary")
+@example("flu:3F9C01AB:17:primary")
+@example("flu:17:email:primary")
 def test_a_token_gives_its_reference_back(reference: str) -> None:
     token = TOKENS.token(reference)
     assert token == TOKENS.token(reference)
@@ -71,6 +80,11 @@ def test_a_token_with_any_other_letter_is_nobodys(place: int, letter: str) -> No
     assert TOKENS.reference(changed) in ({REFERENCE} if changed == token else {None, REFERENCE})
     if place < len(token) - 1 and changed != token:
         assert TOKENS.reference(changed) is None
+
+
+def test_an_address_has_room_for_the_token_of_a_usual_batch() -> None:
+    """64 characters are all that stand before an @; a longer one comes back in the returned headers alone."""
+    assert len("bounce+" + TOKENS.token("flu-2026-10:3f9c01ab:16777215:primary")) <= 64
 
 
 def test_a_token_tells_nobody_the_batch() -> None:
@@ -300,6 +314,64 @@ def test_what_is_not_ours_stays_and_is_counted(tmp_path: Path, box: Any) -> None
     assert (read_all(reading), reading.unreadable) == ([], 6)
     if box is maildir:
         assert len(list((place / "new").iterdir())) == 6
+
+
+@BOXES
+def test_what_was_looked_at_is_not_parsed_again(tmp_path: Path, box: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = box(tmp_path, mail(samples.OUT_OF_OFFICE), mail(samples.SPAM), *bounced(2))
+    assert read_all(Bounces(place, TOKENS)) == [2]
+    monkeypatch.setattr(bounces, "notifications", None)
+    again = Bounces(place, TOKENS)
+    assert (read_all(again), again.unreadable) == ([], 2)
+
+
+@BOXES
+def test_mail_waits_until_it_was_looked_at(tmp_path: Path, box: Any) -> None:
+    place = box(tmp_path, *bounced(2))
+    assert Bounces(place, TOKENS).waiting()
+    assert read_all(Bounces(place, TOKENS)) == [2]
+    assert not Bounces(place, TOKENS).waiting()
+    box(tmp_path, mail(samples.OUT_OF_OFFICE))
+    assert Bounces(place, TOKENS).waiting()
+    assert read_all(Bounces(place, TOKENS)) == []
+    assert not Bounces(place, TOKENS).waiting()
+
+
+@BOXES
+def test_mail_waits_on_where_its_reader_died(tmp_path: Path, box: Any) -> None:
+    place = box(tmp_path, *bounced(2, 3, 4, 5))
+    reading = Bounces(place, TOKENS, at_once=2).receipts(NOW)
+    next(reading)
+    next(reading)
+    del reading
+    assert Bounces(place, TOKENS).waiting()
+
+
+def test_nothing_waits_where_nothing_is_and_what_cannot_be_told_does(tmp_path: Path) -> None:
+    assert not Bounces(tmp_path / "bounces", TOKENS).waiting()
+    place = maildir(tmp_path)
+    assert not Bounces(place, TOKENS).waiting()
+    (place / "new" / "a folder").mkdir()
+    (place / "new" / "a dead link").symlink_to("nowhere")
+    assert not Bounces(place, TOKENS).waiting()
+    (tmp_path / "a file").touch()
+    assert Bounces(tmp_path / "a file" / "bounces", TOKENS).waiting()
+
+
+def test_mail_that_is_not_ours_stays_unseen_when_a_mail_program_moves_it(tmp_path: Path) -> None:
+    place = maildir(tmp_path, mail(samples.OUT_OF_OFFICE))
+    reading = Bounces(place, TOKENS)
+    read_all(reading)
+    (moved,) = (place / "new").iterdir()
+    moved.rename(place / "cur" / f"{moved.name}:2,F")
+    assert not reading.waiting()
+    assert (read_all(reading), reading.unreadable) == ([], 1)
+    assert [path.name[-4:] for path in (place / "cur").iterdir()] == [":2,F"]
+
+
+def test_a_box_that_can_never_be_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"smtp\.bounces"):
+        read_all(Bounces(tmp_path / "none" / "bounces", TOKENS))
 
 
 @BOXES

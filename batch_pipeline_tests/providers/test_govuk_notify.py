@@ -103,7 +103,6 @@ def test_it_says_what_it_is(double: GovukNotifyDouble) -> None:
     limits = provider.limits
     assert (limits.messages, limits.timeout, limits.per_minute, limits.one_by_one) == (100, 3 * MINUTE / 6, 3000, True)
     assert (limits.remembers, limits.account) == (timedelta(days=6), SERVICE)
-    assert list(provider.receipts(NOW)) == []
 
 
 def test_no_repr_shows_the_key() -> None:

@@ -117,8 +117,7 @@ def test_the_rate_is_the_applications(double: NhsNotifyDouble, connect: Connect)
     assert API_KEY not in one
 
 
-def test_nothing_waits_there_for_us(notify: NhsNotify) -> None:
-    assert list(notify.receipts(NOW)) == []
+def test_it_cannot_be_asked(notify: NhsNotify) -> None:
     with pytest.raises(ProviderStopped, match="can't be asked"):
         notify.held(["flu:1:primary"])
 

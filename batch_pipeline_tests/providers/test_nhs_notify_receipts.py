@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from typing_extensions import override
 
-from batch_pipeline.providers.nhs_notify_receipts import NotACallback, Verdict, read_callback, verify
+from batch_pipeline.ledger import unread
+from batch_pipeline.providers import nhs_notify_receipts
+from batch_pipeline.providers.nhs_notify_receipts import NotACallback, Verdict, read_again, read_callback, verify
 from batch_pipeline.providers.protocol import Receipt
 from batch_pipeline.rules.failure_codes import mark_of
 from batch_pipeline.sending import receipts
+from batch_pipeline.sending.unread_news import UnreadNews
 from batch_pipeline_tests.ledger.given import NOW, Recipient, attempt_rows, begin, open_ledger, queue
 from batch_pipeline_tests.providers.nhs_notify_double import channel_status, message_status, push, signed
 
@@ -30,7 +34,7 @@ def body(*news: Any) -> bytes:
 
 def read(*news: Any) -> list[tuple[str, str | None, str | None]]:
     """Kind, failure kind and failure code of each receipt."""
-    return [(told.kind, told.failure_kind, told.failure_code) for told in read_callback(body(*news))]
+    return [(told.kind, told.failure_kind, told.failure_code) for told in read_callback(body(*news)).receipts]
 
 
 # Channels
@@ -190,7 +194,7 @@ def test_an_odd_code_is_kept_as_far_as_it_can_be_shown(code: Any, kept: str | No
 
 def test_a_receipt_says_of_whom_when_and_by_which_key() -> None:
     news = channel_status("flu:17:primary", "nhsapp", "delivered", "read", key="2515ae6b")
-    assert read_callback(body(news)) == [Receipt("2515ae6b", "flu:17:primary", "read", AT)]
+    assert read_callback(body(news)).receipts == [Receipt("2515ae6b", "flu:17:primary", "read", AT)]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +207,7 @@ def test_a_receipt_says_of_whom_when_and_by_which_key() -> None:
     ],
 )
 def test_times_are_utc(given_time: str, moment: datetime) -> None:
-    (told,) = read_callback(body(message_status("m-1", "delivered", timestamp=given_time)))
+    (told,) = read_callback(body(message_status("m-1", "delivered", timestamp=given_time))).receipts
     assert (told.occurred_at, told.occurred_at.tzinfo) == (moment, UTC)
 
 
@@ -219,8 +223,8 @@ def test_items_that_share_a_key_get_keys_of_their_own_whatever_their_order() -> 
         message_status("m-2", "failed", key="one"),
         message_status("m-3", "delivered", key="two"),
     ]
-    keys = {(told.reference, told.kind): told.provider_key for told in read_callback(body(*news))}
-    again = {(told.reference, told.kind): told.provider_key for told in read_callback(body(*reversed(news)))}
+    keys = {(told.reference, told.kind): told.provider_key for told in read_callback(body(*news)).receipts}
+    again = {(told.reference, told.kind): told.provider_key for told in read_callback(body(*reversed(news))).receipts}
     assert keys == again
     assert len(set(keys.values())) == 4
     assert keys[("m-3", "delivered")] == "two"
@@ -257,26 +261,11 @@ NO_CALLBACKS: list[tuple[bytes, str]] = [
     (b"", "body"),
     (b"{", "body"),
     (b"\xff\xfe", "body"),
-    (b"null", "body"),
-    (b"[]", "body"),
+    (b"null", "data"),
+    (b"[]", "data"),
     (b"{}", "data"),
     (b'{"data": {}}', "data"),
-    (b'{"data": [1]}', "data.0"),
-    (b'{"data": [{}]}', "data.0"),
-    (b'{"data": [{"type": ["MessageStatus"]}]}', "data.0"),
     (b"[" * 100_000, "body"),
-    (body(without(message_status("m-1", "delivered"), "meta")), "meta"),
-    (body(without(message_status("m-1", "delivered"), "meta", "idempotencyKey")), "idempotencyKey"),
-    (body(without(message_status("m-1", "delivered"), "attributes", "messageStatus")), "messageStatus"),
-    (body(without(channel_status("m-1", "sms", "delivered", "x"), "attributes", "timestamp")), "timestamp"),
-    (body(message_status("", "delivered")), "messageReference"),
-    (body(message_status("a\x00b", "delivered")), "messageReference"),
-    (body(message_status("x" * 301, "delivered")), "messageReference"),
-    (body(message_status("m-1", "delivered", key="")), "idempotencyKey"),
-    (body(message_status("m-1", "delivered", timestamp="yesterday")), "timestamp"),
-    (body(message_status("m-1", "delivered", timestamp=5)), "timestamp"),
-    (body(message_status("m-1", "delivered", timestamp="0001-01-01T00:00:00+14:00")), "timestamp"),
-    (b'{"data": [{"type": "x\\ud800"}]}', "body"),
 ]
 
 
@@ -287,11 +276,58 @@ def test_what_is_no_callback_is_named_by_its_place(sent: bytes, place: str) -> N
 
 
 def test_a_fault_quotes_nothing() -> None:
-    news = message_status("m-1", "delivered", timestamp="9990000018 Ann Grey")
     with pytest.raises(NotACallback) as fault:
-        read_callback(body(news))
+        read_callback(b'{"data": "9990000018 Ann Grey"')
     assert "Ann" not in str(fault.value)
     assert fault.value.__cause__ is None
+
+
+ODD: list[Any] = [
+    1,
+    None,
+    {},
+    {"type": ["MessageStatus"]},
+    without(message_status("m-1", "delivered"), "meta"),
+    without(message_status("m-1", "delivered"), "meta", "idempotencyKey"),
+    without(message_status("m-1", "delivered"), "attributes", "messageStatus"),
+    without(channel_status("m-1", "sms", "delivered", "x"), "attributes", "timestamp"),
+    message_status("", "delivered"),
+    message_status("a\x00b", "delivered"),
+    message_status("a\ud800b", "delivered"),
+    message_status("x" * 301, "delivered"),
+    message_status("m-1", "delivered", key=""),
+    message_status("m-1", "delivered", timestamp="yesterday"),
+    message_status("m-1", "delivered", timestamp=5),
+    message_status("m-1", "delivered", timestamp="0001-01-01T00:00:00+14:00"),
+    message_status("m-1", "delivered", timestamp="9990000018 Ann Grey"),
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_item_that_cannot_be_read_keeps_no_other_from_being_stored(odd: Any) -> None:
+    told = read_callback(body(odd, message_status("m-2", "delivered", key="key-2")))
+    assert [(receipt.reference, receipt.kind) for receipt in told.receipts] == [("m-2", "delivered")]
+    (kept,) = told.unread
+    assert json.loads(kept) == odd
+    assert kept.isascii()  # a store can take it
+    assert read_again(kept) is None
+
+
+def test_what_a_later_version_can_read_is_read_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = open_ledger(tmp_path)
+    news = [message_status(f"m-{n}", "delivered", key=f"k{n}") for n in range(5)]
+    with monkeypatch.context() as earlier:
+        earlier.setattr(nhs_notify_receipts, "_ITEM", TypeAdapter(int))
+        told = read_callback(body(*news))
+        assert (told.receipts, len(told.unread)) == ([], 5)
+        unread.keep(ledger, [("nhs_notify", item) for item in [*told.unread, *told.unread, "{}"]], AT)
+        assert receipts.collect(ledger, [UnreadNews(ledger)], AT) == 0
+    monkeypatch.setattr(unread.kept, "__kwdefaults__", {"after": "", "limit": 2})
+    assert [receipts.collect(ledger, [UnreadNews(ledger)], AT) for _ in range(2)] == [5, 0]
+    with ledger.read() as connection:
+        assert [each.item for each in unread.kept(connection, "nhs_notify")] == ["{}"]
+        assert unread.count(connection) == 1
+    ledger.close()
 
 
 def try_to_read(sent: bytes) -> None:
@@ -299,7 +335,8 @@ def try_to_read(sent: bytes) -> None:
         told = read_callback(sent)
     except NotACallback:
         return
-    for receipt in told:
+    assert all(item.isascii() for item in told.unread)
+    for receipt in told.receipts:
         assert receipt.occurred_at.tzinfo is UTC
         assert receipt.provider_key
         assert (receipt.kind == "failed") == (receipt.failure_kind is not None)
@@ -348,7 +385,7 @@ def test_any_value_in_any_place_is_a_callback_or_is_not(news: dict[str, Any], ch
     )
 )
 def test_keys_within_a_callback_are_as_many_as_its_news(news: list[dict[str, Any]]) -> None:
-    told = read_callback(body(*news))
+    told = read_callback(body(*news)).receipts
     assert len({receipt.provider_key for receipt in told}) == len(set(told))
 
 
@@ -443,7 +480,7 @@ class _Gateway(BaseHTTPRequestHandler):
             api_key=KEY,
         )
         if verdict is Verdict.OK:
-            self.told.append(read_callback(sent))
+            self.told.append(read_callback(sent).receipts)
         self.send_response(202 if verdict is Verdict.OK else 403)
         self.end_headers()
 

@@ -27,12 +27,12 @@ LATER = NOW + timedelta(days=30)
 MINUTE = timedelta(minutes=1)
 
 
-def message(line: int, channel: Channel = "sms", text: str = "Hello") -> OutgoingMessage:
-    return OutgoingMessage(f"flu:{line}:primary", channel, nhs_number(line), "+447700900123", text, None)
+def message(line: int, channel: Channel = "sms", text: str = "Hello", series: str = "flu") -> OutgoingMessage:
+    return OutgoingMessage(f"{series}:{line}:primary", channel, nhs_number(line), "+447700900123", text, None)
 
 
-def messages(count: int, channel: Channel = "sms") -> list[OutgoingMessage]:
-    return [message(line, channel) for line in range(count)]
+def messages(count: int, channel: Channel = "sms", series: str = "flu") -> list[OutgoingMessage]:
+    return [message(line, channel, series=series) for line in range(count)]
 
 
 def fetch(simulator: Simulator, now: datetime = LATER) -> list[Receipt]:
@@ -226,15 +226,17 @@ def test_a_faulty_or_missing_outcomes_file_stops_the_run_before_anything_is_take
 def test_shares_are_met_and_the_same_seed_gives_the_same_fates(tmp_path: Path) -> None:
     shares = Shares({"nhs_app": {"delivered": 0.3, "rejected": 0.1, "failed": 0.1, "silent": 0.2}})
 
-    def fates(name: str, seed: int, chunks: int) -> dict[str, tuple[Any, ...]]:
+    def fates(name: str, seed: int, chunks: int, series: str = "flu") -> dict[str, tuple[Any, ...]]:
         simulator = Simulator(tmp_path / name, seed=seed, shares=shares, chunk=10_000)
         size = 4_000 // chunks
         for start in range(0, 4_000, size):
-            simulator.send(f"c{start}", messages(4_000, "nhs_app")[start : start + size], NOW)
+            simulator.send(f"c{start}", messages(4_000, "nhs_app", series)[start : start + size], NOW)
         return {r.reference: (r.kind, r.failure_kind) for r in fetch(simulator)}
 
     first = fates("a", 1, 1)
     assert first == fates("b", 1, 8), "whatever the chunks"
+    again = fates("d", 1, 1, "flu:3f9c01ab")
+    assert first == {reference.replace(":3f9c01ab", ""): fate for reference, fate in again.items()}
     assert first != fates("c", 2, 1)
     counts = Counter(first.values())
     expected = {
@@ -283,6 +285,13 @@ def test_receipts_are_given_until_the_consumer_asks_on(tmp_path: Path) -> None:
     assert again == [first]
     assert simulator.waiting(LATER) == 0
     assert fetch(simulator) == []
+
+
+def test_it_tells_whose_receipts_are_due_by_their_references(tmp_path: Path) -> None:
+    simulator = Simulator(tmp_path / "s.sqlite", shares=Shares(repeated_receipts=1.0))
+    simulator.send("c1", messages(3), NOW)
+    assert [*simulator.waiting_references(NOW)] == []
+    assert sorted(*simulator.waiting_references(LATER)) == [f"flu:{n}:primary" for n in range(3)]
 
 
 def test_repeated_receipts_come_twice_with_the_same_key(tmp_path: Path) -> None:

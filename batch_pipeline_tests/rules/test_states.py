@@ -130,6 +130,16 @@ CASES: list[tuple[Patient, str, bool, str | None]] = [
     (app("begun unconfirmed accepted delivered"), "delivered", False, None),
     (app("held_back"), "held_back", True, None),
     (app("cancelled"), "cancelled", True, None),
+    # Not begun any more, as a person said that it wasn't sent; and then its provider told of it.
+    (app("accepted"), "awaiting", False, None),
+    (app("delivered"), "delivered", True, "unread"),
+    (app("accepted delivered"), "delivered", False, None),
+    (app("read"), "delivered", True, None),
+    (app("failed"), "awaiting", False, None),
+    (app("delivered failed"), "delivered", False, None),
+    (app("cancelled delivered"), "delivered", True, "unread"),
+    (app("cancelled failed"), "awaiting", False, None),
+    (app("begun delivered"), "delivered", False, None),
     # A fallback that could not go.
     (app(f"{SENT} no_fallback"), "failed", True, "unread_no_fallback"),
     (app(f"{SENT} delivered no_fallback"), "delivered", True, "unread_no_fallback"),

@@ -11,6 +11,7 @@ import pytest
 
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.providers._reference_tokens import ReferenceTokens
+from batch_pipeline.providers.bounces import Bounces
 from batch_pipeline.providers.smtp import Smtp
 from batch_pipeline.sending import dispatcher, receipts
 from batch_pipeline.sending.dispatcher import Dispatched
@@ -82,12 +83,13 @@ def test_connections_dropped_at_all_stages_send_nobody_anything_twice(tmp_path: 
 def test_a_bounce_of_a_sent_email_is_a_failure_in_the_ledger(tmp_path: Path) -> None:
     ledger = emails(tmp_path, 3)
     box = tmp_path / "bounces"
-    with closing(ledger), MailServer() as server, closing(Smtp(account(server.port), bounces=box)) as mail:
+    with closing(ledger), MailServer() as server, closing(Smtp(account(server.port))) as mail:
         assert _dispatch(ledger, mail).accepted == 3
         message_id = str(server.journal[1].message["Message-ID"]).strip()
         bounce = bounce_samples.EXIM.replace("MESSAGE-ID", message_id).replace("BOUNCE", server.journal[1].sender)
         box.write_text(f"From MAILER-DAEMON\n{bounce}\n")
-        assert [receipts.collect(ledger, [mail], NOW) for _ in range(2)] == [1, 0]
+        bounces = Bounces(box, ReferenceTokens(account(server.port).reference_key))
+        assert [receipts.collect(ledger, [bounces], NOW) for _ in range(2)] == [1, 0]
         assert receipts.fold(ledger, NOW) == receipts.Folded(1, 0)
         states = attempt_rows(ledger, "line", "failure_kind", "failure_code")
     assert states == [(2, None, None), (3, "permanent", "5.0.0"), (4, None, None)]

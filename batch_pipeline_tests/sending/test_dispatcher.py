@@ -25,7 +25,6 @@ from batch_pipeline.providers.protocol import (
     Provider,
     ProviderStopped,
     PutOff,
-    Receipt,
     Recovery,
     RefusedMessage,
     Unfinished,
@@ -101,10 +100,6 @@ class Scripted(Provider):
     def held(self, references: Sequence[str]) -> set[str]:
         self.asked.append(list(references))
         return self.holds & set(references)
-
-    @override
-    def receipts(self, now: datetime) -> Any:
-        return iter(list[Sequence[Receipt]]())
 
     @override
     def close(self) -> None:
@@ -813,9 +808,8 @@ def test_a_fence_lets_only_the_last_holder_write(world: World) -> None:
 
 def test_a_plan_made_between_two_chunks_moves_only_who_is_not_begun(world: World) -> None:
     world.dying_process(_dies("after post", 1))
-    approve(world.ledger, plan=LATER_PLAN)
     plan = [Recipient(line, "email") for line in (*range(2, 10), 40)]
-    written = outbox.write(world.ledger, BATCH, LATER_PLAN, rows(plan), NOW)
+    written = queue(world.ledger, plan, plan=LATER_PLAN)
     assert written == outbox.OutboxWritten(added=1, moved=2, removed=2, unchanged=6)
     assert world.process().left_open == 0
     assert world.journal() == {_reference(line): 1 for line in (*range(2, 10), 40)}

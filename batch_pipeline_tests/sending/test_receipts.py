@@ -1,4 +1,6 @@
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -78,7 +80,7 @@ def test_what_waits_at_a_provider_is_on_disk_before_it_is_forgotten_there(
 
     with monkeypatch.context() as disk:
         disk.setattr(receipts, "store", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(receipts.NotHeard, match="simulator: OSError"):
             receipts.collect(world.ledger, [simulator], later)
     assert simulator.waiting(later) == 10
     assert receipts.collect(world.ledger, [simulator, simulator], later) == 10
@@ -139,6 +141,51 @@ def test_folding_goes_in_slices_and_forgets_none(folder: Path, monkeypatch: pyte
     receipts.store(world.ledger, "simulator", stray, NOW)
     assert receipts.fold(world.ledger, NOW + HOUR) == Folded(20, 10)
     assert all(delivered or failed for delivered, failed in attempt_rows(world.ledger, "delivered_at", "failed_at"))
+
+
+def test_a_receipt_of_another_provider_touches_nothing(sent: Ledger) -> None:
+    """By its reference alone it would be one of ours: whoever holds that account could settle any message."""
+    dead = receipt("failed", failure_kind="permanent", failure_code="CM_PDSV_0112")
+    before = attempt_rows(sent)
+    receipts.store(sent, "another", [*(receipt(kind) for kind in ("accepted", "delivered", "read")), dead], NOW)
+    with sent.read() as connection:
+        assert due.with_receipts(connection) == set()
+        assert receipts.waiting(connection) == 0
+    assert receipts.fold(sent, NOW) == Folded(0, 4)
+    assert attempt_rows(sent) == before
+    with sent.read() as connection:
+        assert history.marked(connection) == {}
+
+
+def test_the_same_fold_of_the_right_one_and_another_takes_the_right_one_alone(sent: Ledger) -> None:
+    receipts.store(sent, "another", [receipt("read", NOW - HOUR), receipt("failed", NOW - HOUR)], NOW)
+    told = [receipt("read"), receipt("failed", failure_kind="technical", failure_code="X")]
+    assert _told(sent, *told) == Folded(2, 2)
+    assert attempt_rows(sent, "read_at", "failed_at", "failure_kind", line=2) == [(NOW, NOW, "technical")]
+
+
+def _is_kept_waiting(ledger: Ledger) -> bool:
+    with ledger.read() as connection:
+        return bool(connection.scalar(sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+
+
+@on_postgresql_alone
+def test_a_fold_and_another_who_goes_by_id_do_not_wait_for_each_other(sent: Ledger) -> None:
+    """The other stands for a dispatch that records its answer: both change the same messages, many at a time."""
+    told = [receipt("delivered", line=3), receipt("read", line=2)]  # in the order of kinds: line 3 before line 2
+    receipts.store(sent, "simulator", told, NOW)
+    first, second = (sa.update(attempts).where(attempts.c.line == line).values(accepted_at=NOW) for line in (2, 3))
+    with ThreadPoolExecutor() as pool:
+        with sent.write() as connection:
+            connection.execute(first)
+            folded = pool.submit(receipts.fold, sent, NOW)
+            give_up = time.monotonic() + 30
+            while not _is_kept_waiting(sent):
+                assert time.monotonic() < give_up
+                time.sleep(0.01)
+            connection.execute(second)
+        assert folded.result() == Folded(2, 0)
+    assert attempt_rows(sent, "accepted_at", "delivered_at", "read_at") == [(NOW, None, NOW), (NOW, NOW, None)]
 
 
 @pytest.mark.parametrize("left_out", ["a receipt", "an attempt"])

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import audit
-from batch_pipeline.ledger.dialects import insert
+from batch_pipeline.ledger.dialects import insert, queue_for
 from batch_pipeline.ledger.tables import approvals, batches, plans
 
 SHORTEST_PREFIX = 8
@@ -269,6 +269,8 @@ def get(connection: sa.Connection, batch: str, *, lock: bool = False) -> Batch:
 
 
 def _find(connection: sa.Connection, batch: str, *, lock: bool) -> Batch | None:
+    if lock:
+        queue_for(connection, batch, shared=False)
     query = sa.select(batches).where(batches.c.batch == batch)
     row = connection.execute(query.with_for_update() if lock else query).mappings().one_or_none()
     return None if row is None else Batch(**row)

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, cast
 import sqlalchemy as sa
 
 from batch_pipeline.ledger import controls
-from batch_pipeline.ledger.dialects import lock_in_order, octets, one_of, smaller
+from batch_pipeline.ledger.dialects import lock_in_order, octets, one_of, queue_for, smaller
 from batch_pipeline.ledger.tables import UNSENT, Instant, attempts, batches, chunks
 
 Outcome = Literal["accepted", "unconfirmed", "returned"]
@@ -89,6 +89,8 @@ def sendable(connection: sa.Connection, batch: str, *, lock: bool = False) -> Se
 
     ``lock``, in a writing transaction alone: the answer holds until its end; a new plan and a pause wait for it.
     """
+    if lock:
+        queue_for(connection, batch, shared=True)
     return _sendable(connection.execute(_SENDABLE_LOCKED if lock else _SENDABLE, {"of_batch": batch}).one())
 
 
@@ -429,6 +431,7 @@ def take_back_fallbacks(connection: sa.Connection, batch: str) -> int:
     What was known when it was queued may be days old.
     """
     unsent = sa.and_(attempts.c.batch == batch, attempts.c.step == "fallback", _unsent_rows)
+    lock_in_order(connection, attempts, sa.select(attempts.c.id).where(unsent))
     patients = connection.scalars(sa.delete(attempts).where(unsent).returning(attempts.c.patient)).all()
     if patients:
         primary = sa.and_(attempts.c.step == "primary", attempts.c.patient == sa.bindparam("of_patient"))

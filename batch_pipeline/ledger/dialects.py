@@ -108,6 +108,17 @@ def lock_in_order(connection: sa.Connection, table: sa.Table, query: sa.Select[A
         connection.execute(query.order_by(table.c.id).with_for_update(of=table))
 
 
+def queue_for(connection: sa.Connection, name: str, *, shared: bool) -> None:
+    """Waits in a line for what is called so, until the end of the transaction. On SQLite all writers stand in one.
+
+    Before a row is locked that many share: they could keep out for ever who wants it alone, as PostgreSQL lets any
+    number more share a row that somebody waits for. Locks of this kind it gives in the order of asking.
+    """
+    if connection.dialect.name == "postgresql":
+        lock = sa.func.pg_advisory_xact_lock_shared if shared else sa.func.pg_advisory_xact_lock
+        connection.execute(sa.select(lock(sa.func.hashtextextended(name, 0))))
+
+
 def refresh_statistics(connection: sa.Connection, table: sa.Table) -> None:
     """Tells PostgreSQL that a table has grown by a lot; until then it plans as if the table were empty."""
     if connection.dialect.name == "postgresql":

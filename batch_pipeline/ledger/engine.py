@@ -46,8 +46,12 @@ class Ledger:
             engine = sa.create_engine(address, hide_parameters=True, connect_args=_sqlite_arguments())
             _prepare_sqlite(engine)
         else:
-            # pre_ping: a server that was started again is no reason to fail.
-            engine = sa.create_engine(address, hide_parameters=True, pool_pre_ping=True)
+            # pre_ping: a server that was started again is no reason to fail. As many connections as there may be
+            # workers in a dispatch: one of them that waits for a lock must not keep an answer from being recorded.
+            waits = BUSY_TIMEOUT.total_seconds()
+            engine = sa.create_engine(
+                address, hide_parameters=True, pool_pre_ping=True, pool_size=16, max_overflow=64, pool_timeout=waits
+            )
             _prepare_postgresql(engine)
         ledger = cls(engine)
         ledger.migrate()

@@ -28,3 +28,9 @@ def book(connection: sa.Connection, account: str, requests: int, per_minute: int
     after = start + requests * timedelta(minutes=1) / per_minute
     connection.execute(sa.update(paces).where(paces.c.account == account).values(free_at=after))
     return start - wall
+
+
+def hold_back(connection: sa.Connection, account: str, until: datetime) -> None:
+    """Lets an account that has been booked before make no request until then: its provider wants to be left alone."""
+    later = sa.and_(paces.c.account == account, paces.c.free_at < until)
+    connection.execute(sa.update(paces).where(later).values(free_at=until))

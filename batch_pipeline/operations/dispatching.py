@@ -266,6 +266,8 @@ def fall_back(house: House, batch: str, clock: Clock) -> tuple[fallbacks.Swept, 
     if submitted.workspace.providers.nhs_app in heard.faults and (fault := heard.fault()) is not None:
         raise fault
     swept = fallbacks.sweep(house.ledger, batch, now, house.fallback_facts(submitted.workspace, now))
+    if swept.paused:  # a pause lifted since would let go what was decided long ago
+        return swept, dispatcher.Dispatched()
     return swept, send(house, batch, "fallback", clock)
 
 

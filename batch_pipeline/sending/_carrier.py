@@ -9,8 +9,9 @@ from typing import Any, cast
 
 import sqlalchemy as sa
 
+from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import chunks, paces
-from batch_pipeline.ledger.chunks import Sendable
+from batch_pipeline.ledger.chunks import Sendable, Told
 from batch_pipeline.providers.protocol import (
     Answer,
     ChunkRefused,
@@ -29,8 +30,9 @@ from batch_pipeline.sending._run import LONGEST_PAUSE, Held, Run
 
 TRIES = 6
 """Calls made for a chunk before it is left to a later dispatch."""
-_SHORTEST_BACKOFF = timedelta(seconds=2)
+_SHORTEST_BACKOFF = timedelta(seconds=5)
 _LONGEST_BACKOFF = timedelta(minutes=1)
+_SETTLE_AGAIN = timedelta(seconds=1)
 _TOO_LARGE, _PUT_OFF = "too_large", "put_off"
 """Failure codes of a message that is too much for a call of its own, and of one that was put off at every try."""
 _TOO_MANY_TOO_LARGE = 3
@@ -42,7 +44,7 @@ class _LeaseLost(Exception):
 
 
 class _Paused(Exception):
-    """The batch was paused before a call, or the run is about to end: the chunk is put aside."""
+    """The batch was paused before a call, its channel stopped, or the run is about to end: the chunk is put aside."""
 
 
 class _Cancelled(Exception):
@@ -72,6 +74,7 @@ class Carrier:
 
     def _bring_to_an_answer(self, held: Held) -> Held | None:
         posted = held.taken_over  # and what became of it isn't known of all
+        others = self.run.accepted[held.chunk.channel]
         for attempt in range(TRIES):
             if posted and not self._can_be_settled(held):
                 self._leave_unconfirmed(held)
@@ -84,6 +87,7 @@ class Carrier:
                 return None
             posted = posted or isinstance(answer, OutcomeUnknown)
             self._note(held, answer)
+            self._hold_back(answer)
             if answer.retry_after > LONGEST_PAUSE:
                 minutes = answer.retry_after // timedelta(minutes=1)
                 self._stop(held, f"{answer}: it asks to be left alone for {minutes} minutes", give_back=not posted)
@@ -91,14 +95,17 @@ class Carrier:
             if attempt + 1 < TRIES and not (posted and not self._can_be_settled(held)):
                 held = self._wait(held, max(self._pause(answer, attempt), answer.retry_after))
             elif attempt + 1 == TRIES:
-                self._give_up(held, answer, posted=posted)
+                takes_others = self.run.accepted[held.chunk.channel] > others
+                self._give_up(held, answer, posted=posted, takes_others=takes_others)
         return None
 
-    def _give_up(self, held: Held, last: Unfinished, *, posted: bool) -> None:
+    def _give_up(self, held: Held, last: Unfinished, *, posted: bool, takes_others: bool) -> None:
         if posted and not self._can_be_settled(held):
             self._leave_unconfirmed(held)
         elif isinstance(last, PutOff) and not posted:  # or it would be claimed first, and stop the others, for ever
             self._refuse(held, _PUT_OFF)
+        elif takes_others and not posted:  # from other workers meanwhile: more at once than it likes, perhaps
+            self._give_back(held, ())
         else:
             what = "can't be reached" if isinstance(last, OutcomeUnknown) else "takes nothing now"
             self._stop(held, f"{self.provider.name} {what}: {TRIES} calls, the last: {last}", give_back=not posted)
@@ -143,7 +150,8 @@ class Carrier:
         """Gives back a chunk that is too much for one call; the next of its channel have half as many messages."""
         channel = held.chunk.channel
         if held.chunk.messages > 1:
-            self.run.most[channel] = held.chunk.messages // 2
+            half = held.chunk.messages // 2
+            self.run.most[channel] = min(half, self.run.most.get(channel, half))
             self._give_back(held, ())
             return
         self.run.too_large[channel] += 1
@@ -182,10 +190,10 @@ class Carrier:
                 state = chunks.standing(connection, held.chunk)
         if not messages:
             return Answer()
-        self._check_that_it_may_go(held, state)
+        self._check_that_it_may_go(held, state, posted=posted)
         return self.provider.send(held.chunk.reference, messages, self.run.now())
 
-    def _check_that_it_may_go(self, held: Held, state: Sendable | None) -> None:
+    def _check_that_it_may_go(self, held: Held, state: Sendable | None, *, posted: bool) -> None:
         """Raises unless the chunk is ours for as long as a call may take, and its batch neither paused nor cancelled.
 
         After a cancel nothing is posted, not even what may have been posted before: a chunk whose claimer died may not
@@ -193,12 +201,13 @@ class Carrier:
         """
         if state is None:
             raise _LeaseLost
-        if state.paused or self.run.ending.is_set():
+        if state.paused or held.chunk.channel in self.run.stopped or self.run.ending.is_set():
             raise _Paused
         if not state.lets(self.run.step):
             raise _Cancelled
         if not self.run.is_in_time(held, self.provider.limits):
-            raise _LeaseLost
+            # What was never posted is certain, and given back: unless it is another's by now, as the fence will tell.
+            raise _LeaseLost if posted else _Paused
 
     # Waiting -----------------------------------------------------------------------------------------------------
 
@@ -209,13 +218,24 @@ class Carrier:
             return held
         calls = (held.chunk.messages if limits.one_by_one else 1) * (2 if asks else 1)
         with self.run.write() as connection:
-            account = f"{self.provider.name}:{limits.account}"
-            left = paces.book(connection, account, calls, limits.per_minute, self.run.wall())
+            left = paces.book(connection, self._account, calls, limits.per_minute, self.run.wall())
         while left:
             some = min(left, LONGEST_PAUSE)
             held = self._wait(held, some)
             left -= some
         return held
+
+    def _hold_back(self, unfinished: Unfinished) -> None:
+        """Tells all who post to the account that its provider wants to be left alone."""
+        limits = self.provider.limits
+        if limits.per_minute is not None and unfinished.retry_after:
+            with self.run.write() as connection:
+                until = self.run.wall() + min(unfinished.retry_after, LONGEST_PAUSE)
+                paces.hold_back(connection, self._account, until)
+
+    @property
+    def _account(self) -> str:
+        return f"{self.provider.name}:{self.provider.limits.account}"
 
     def _wait(self, held: Held, pause: timedelta) -> Held:
         """Waits under a lease that covers it."""
@@ -238,13 +258,37 @@ class Carrier:
     # Recording ---------------------------------------------------------------------------------------------------
 
     def _record(self, held: Held, answer: Answer) -> Held | None:
+        try:
+            told, following = self._settle_and_claim(held, answer)
+        except (Refused, sa.exc.SQLAlchemyError):
+            told, following = self._settle_at_last(held, answer), None
+        try:
+            self.run.count(held, told)
+        except BaseException:
+            if following is not None:  # nobody else knows that it was never posted
+                with self.run.write() as connection:
+                    chunks.give_back(connection, following.chunk, (), self.run.now())
+            raise
+        return following
+
+    def _settle_and_claim(self, held: Held, answer: Answer) -> tuple[Told | None, Held | None]:
         with self.run.write() as connection:
             # First: whoever cancels locks the batch before its messages, and so does this.
             state = chunks.sendable(connection, self.run.batch, lock=True)
             told = chunks.settle(connection, held.chunk, _pairs(answer.refused), self.run.now())
-            following = None if told is None else self.claims_next(connection, state, held.chunk.channel)
-        self.run.count(held, told)
-        return following
+            return told, None if told is None else self.claims_next(connection, state, held.chunk.channel)
+
+    def _settle_at_last(self, held: Held, answer: Answer) -> Told | None:
+        """Records an answer after the ledger failed to: what is known must not be lost to a server that starts again."""
+        for left in reversed(range(TRIES)):
+            self.run.sleep(_SETTLE_AGAIN)
+            try:
+                with self.run.write() as connection:
+                    return chunks.settle(connection, held.chunk, _pairs(answer.refused), self.run.now())
+            except (Refused, sa.exc.SQLAlchemyError):
+                if not left or self.run.steady() > held.steady_until:
+                    raise
+        return None
 
     def _note(self, held: Held, unfinished: Unfinished) -> None:
         """Records what is known of a call without an answer."""

@@ -16,7 +16,7 @@ from batch_pipeline.providers.protocol import Limits
 LEASE = 10
 """Time-outs that a lease lasts."""
 LONGEST_PAUSE = timedelta(minutes=10)
-"""By which a lease is longer at most. A provider that wants to be left alone for longer ends its channel."""
+"""That a lease is made longer for. A provider that wants to be left alone for longer ends its channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,8 @@ class Run:
     stopped: dict[str, str] = field(default_factory=dict[str, str])
     most: dict[str, int] = field(default_factory=dict[str, int])
     """Messages that a chunk of a channel may have, where the provider's own limit turned out to be too many."""
+    accepted: Counter[str] = field(default_factory=Counter[str])
+    """Messages, by channel."""
     too_large: Counter[str] = field(default_factory=Counter[str])
     """Of a channel, how many messages in a row were too much for a call of their own."""
     numbers: Counter[str] = field(default_factory=Counter[str])
@@ -120,6 +122,7 @@ class Run:
                 taken_over=self.done.taken_over + (counted if held.taken_over else 0),
             )
             if told.accepted:
+                self.accepted[held.chunk.channel] += told.accepted
                 self.too_large[held.chunk.channel] = 0
             self.tell(counted)
             if self.after_chunk is not None:

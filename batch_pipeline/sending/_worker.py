@@ -36,7 +36,7 @@ class Worker:
         """Sends until nothing is open that it could finish."""
         carrier = Carrier(self.run, self.provider, self._claim_next_in)
         held: Held | None = None
-        while held is not None or not self.run.ending.is_set():  # what is in hand is given back, if nothing else
+        while held is not None or not self.run.ending.is_set():  # where that is set, the chunk in hand is given back
             held = held or self._find_or_claim()
             if held is not None:
                 reference = held.chunk.reference
@@ -90,7 +90,9 @@ class Worker:
         others = [
             chunk
             for chunk in chunks.open_chunks(connection, self.run.batch, self.run.step)
-            if chunk.channel in channels and chunk.reference not in self.run.held
+            if chunk.channel in channels
+            and chunk.provider == self.provider.name  # since the plan was changed, another's knows nothing of it
+            and chunk.reference not in self.run.held
         ]
         steady = self.run.steady()
         before = self.seen

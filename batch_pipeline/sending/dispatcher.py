@@ -16,12 +16,14 @@ The rules that keep two processes from posting one chunk at the same time:
 
 A provider's messages are sent by as many workers at once as it takes calls (``Limits.at_once``), each in a thread of
 its own, and each provider's by workers of its own: one that has to wait holds nobody else up. To one another they are
-like processes, but that they don't watch each other's chunks.
+like processes, but that they don't watch each other's chunks, write to SQLite in turn, and share what they learn of a
+channel: that it stopped, and how much a call of it may hold.
 """
 
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -156,13 +158,15 @@ def _let_work(run: Run, workers: Sequence[Worker]) -> None:
             failures.append(failure)
             run.ending.set()
 
-    threads = [
-        threading.Thread(target=work, args=[worker], name=f"dispatch-{worker.provider.name}-{number}")
-        for number, worker in enumerate(workers, start=1)
-    ]
-    for thread in threads:
-        thread.start()
+    threads: list[threading.Thread] = []
     try:
+        for number, worker in enumerate(workers, start=1):
+            # Who watches the progress is known by the context.
+            thread = threading.Thread(
+                target=copy_context().run, args=[work, worker], name=f"dispatch-{worker.provider.name}-{number}"
+            )
+            thread.start()
+            threads.append(thread)
         for thread in threads:
             thread.join()
     finally:  # somebody ended the run: what is in hand is brought to its end, and nothing more begun

@@ -53,6 +53,8 @@ class Swept:
 
     queued: int = 0
     against: Mapping[str, int] = field(default_factory=dict[str, int])
+    paused: bool = False
+    """Nothing more was decided, because of a pause: what is queued may have been so for long."""
 
 
 def due(connection: sa.Connection, now: datetime) -> dict[str, int]:
@@ -81,15 +83,15 @@ def sweep_though_paused(ledger: Ledger, batch: str, now: datetime, facts: Fallba
 def _sweep(
     ledger: Ledger, batch: str, now: datetime, facts: FallbackFacts, may: Callable[[sa.Connection], bool]
 ) -> Swept:
-    queued, against = 0, Counter[str]()
-    with ledger.write() as connection:
-        if may(connection):
-            chunks.take_back_fallbacks(connection, batch)
+    queued, against, taken_back = 0, Counter[str](), False
     while True:
         with ledger.write() as connection:
             known = batches_.get(connection, batch, lock=True)
             if not may(connection):
-                return Swept(queued, dict(against))
+                return Swept(queued, dict(against), paused=True)
+            if not taken_back:
+                chunks.take_back_fallbacks(connection, batch)
+                taken_back = True
             cancelled = known.fallbacks_cancelled_at is not None
             rows = connection.execute(_candidates(batch, now)).all()
             going: list[sa.Row[Any]] = []

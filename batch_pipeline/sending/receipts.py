@@ -177,7 +177,8 @@ def _mine(batch: str | None) -> sa.ColumnElement[bool]:
 
 
 def _set_folded(connection: sa.Connection, these: sa.ColumnElement[bool], now: datetime) -> int:
-    return connection.execute(sa.update(receipts).where(these).values(folded_at=now)).rowcount
+    # Not one whose attempt was taken back meanwhile: it comes again under the same reference.
+    return connection.execute(sa.update(receipts).where(these, _known()).values(folded_at=now)).rowcount
 
 
 def _last_of_slice(connection: sa.Connection, after: int) -> int | None:

@@ -1,4 +1,5 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing_extensions import override
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import chunks, due, outbox
+from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import attempts, batches, paces
 from batch_pipeline.ledger.tables import chunks as chunks_table
 from batch_pipeline.providers.protocol import (
@@ -324,7 +326,7 @@ def test_who_surely_took_nothing_is_asked_again_sooner_than_who_may_yet_take_it(
     limits = Limits(3, world.timeout)
     world.dispatch(world.ledger, Scripted(NotTaken("429"), OutcomeUnknown("504"), limits=limits))
     sooner, later = world.clock.slept
-    assert sooner <= 3
+    assert 5 <= sooner <= 8
     assert later >= 60
 
 
@@ -743,6 +745,81 @@ def test_who_was_taken_over_while_unsure_leaves_the_chunk_to_the_other(world: Wo
 
     assert world.dispatch(world.ledger, provider, sleep=oversleep) == Dispatched()
     assert len(provider.posts) == 1
+
+
+def test_who_slept_with_a_message_that_was_never_posted_gives_it_back(folder: Path) -> None:
+    """Nobody has to look after it, though its provider can't be asked."""
+    world = World(folder, Recovery.NEITHER)
+    slept = False
+
+    def happens(told: str) -> None:
+        nonlocal slept
+        if told == "after commit" and not slept:
+            slept = True
+            world.clock.sleep(20 * TIMEOUT.total_seconds())
+
+    assert world.process(happens) == Dispatched(accepted=10)
+
+
+def test_a_chunk_of_another_provider_is_not_taken_over(world: World) -> None:
+    """The plan was changed while this dispatch ran: of what one provider may have taken, another knows nothing."""
+    replanned = False
+
+    def happens(moment: str) -> None:
+        nonlocal replanned
+        if moment == "after post" and not replanned:
+            replanned = True
+            _left_by_another_provider(world)
+
+    assert world.process(happens) == Dispatched(accepted=7, left_open=3)
+    assert len(world.journal()) == 7
+
+
+def _left_by_another_provider(world: World) -> None:
+    columns = {"reference": "another's", "batch": BATCH, "step": "primary", "channel": "sms", "provider": "another"}
+    held = {
+        "messages": 3,
+        "owner": "x",
+        "fence": 1,
+        "lease_until": NOW - timedelta(days=1),
+        "claimed_at": NOW - timedelta(days=1),
+    }
+    with world.ledger.write() as connection:
+        connection.execute(sa.insert(chunks_table).values(**columns, **held))
+        last = attempts.c.line > 8
+        connection.execute(sa.update(attempts).where(last).values(chunk="another's", begun_at=NOW, provider="another"))
+
+
+def test_what_is_known_outlives_a_ledger_that_was_out_of_reach(world: World) -> None:
+    """The answer of a provider that can't be asked is recorded when the ledger is back."""
+    world.recovery = Recovery.NEITHER
+    failures = iter([Refused("the ledger can't be reached")] * 2)
+
+    class Ailing(Ledger):
+        @override
+        @contextmanager
+        def write(self) -> Generator[sa.Connection]:
+            with super().write() as connection:
+                yield connection
+                if posted and (failure := next(failures, None)):
+                    raise failure
+
+    posted: list[str] = []
+    provider = world.simulator(lambda moment: posted.append(moment) if moment == "after post" else None)
+    assert world.dispatch(Ailing(world.ledger._engine), provider) == Dispatched(accepted=10)
+    assert world.clock.slept == [1, 1]
+
+
+def test_a_chunk_that_was_claimed_with_an_answer_is_given_back_when_what_follows_fails(folder: Path) -> None:
+    world = World(folder, Recovery.NEITHER)
+
+    def fails() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        world.process(after_chunk=fails)
+    assert world.process() == Dispatched(accepted=7)
+    assert sum(world.journal().values()) == 10
 
 
 def test_a_lease_far_ahead_after_the_clock_was_put_back_is_watched_and_taken_over(

@@ -291,7 +291,7 @@ def test_a_paused_batch_waits_and_a_cancelled_one_keeps_its_course(ledger: Ledge
     _accepted(ledger)
     _set_batch(ledger, paused_at=NOW)
     assert _due(ledger, NOW + DAY) == {}
-    assert fallbacks.sweep(ledger, BATCH, NOW + DAY, FACTS) == Swept()
+    assert fallbacks.sweep(ledger, BATCH, NOW + DAY, FACTS) == Swept(paused=True)
     _set_batch(ledger, paused_at=None, cancelled_at=NOW)
     assert _due(ledger, NOW + DAY) == {BATCH: 1}
     assert fallbacks.sweep(ledger, BATCH, NOW + DAY, FACTS) == Swept(queued=1)

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from typing_extensions import override
 
+from batch_pipeline import progress
 from batch_pipeline.ledger import chunks
 from batch_pipeline.ledger.tables import batches
 from batch_pipeline.providers.protocol import Answer, Channel, Limits, NotTaken, OutgoingMessage, Provider, Recovery
@@ -61,6 +62,30 @@ def test_as_many_calls_at_once_as_the_provider_takes(folder: Path) -> None:
     )
     assert told == sorted(told)
     assert told[-1] == 40
+
+
+def test_the_progress_of_all_workers_is_told_to_who_watches(folder: Path) -> None:
+    world = World(folder, recipients=lines(20))
+    heard: list[int] = []
+    with progress.watched(lambda _what, done, _total: heard.append(done)):
+        provider = Slow(0.001, limits=Limits(2, timedelta(seconds=5), at_once=4))
+        _dispatch_really(world, providers(provider), on_progress=lambda done, total: progress.tell("x", done, total))
+    assert heard[-1] == 20
+
+
+def test_a_provider_that_takes_fewer_at_once_than_it_is_given_gets_them_all(folder: Path) -> None:
+    world = World(folder, recipients=lines(30))
+
+    class Narrow(Slow):
+        @override
+        def send(self, chunk_reference: str, messages: Sequence[OutgoingMessage], now: datetime) -> Answer:
+            if self.at_work >= 2:
+                raise NotTaken("421 too many connections")
+            return super().send(chunk_reference, messages, now)
+
+    provider = Narrow(limits=Limits(1, timedelta(seconds=60), at_once=6))
+    result = _dispatch_really(world, providers(provider), sleep=lambda _: time.sleep(0.01))
+    assert result == Dispatched(accepted=30)
 
 
 def test_a_provider_that_has_to_wait_holds_nobody_else_up(folder: Path) -> None:

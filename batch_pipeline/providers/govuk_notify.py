@@ -244,7 +244,8 @@ class GovukNotify(Provider):
             raise NotTaken(f"{NAME}: another call still looks its template up")
         try:
             if channel not in self._fitting:
-                ((_, outcome),) = self._outcomes([channel], partial(_look_template_up, self._account), deadline)
+                wanted: list[Channel] = [channel]
+                ((_, outcome),) = self._outcomes(wanted, partial(_look_template_up, self._account), deadline)
                 if outcome.fate is _Fate.STOPPED:
                     raise ProviderStopped(f"{NAME}: {outcome.reason}")
                 if outcome.fate is not _Fate.TAKEN:

@@ -222,7 +222,7 @@ class GovukNotify(Provider):
         if len(messages) > self._limits.messages:
             raise ValueError(f"{len(messages)} messages in a chunk of at most {self._limits.messages}")
         deadline = self._deadline()
-        channels = dict.fromkeys(message.channel for message in messages)
+        channels: list[Channel] = list(dict.fromkeys(message.channel for message in messages))
         for channel in channels:
             self._check_channel(channel)
         for channel in channels:

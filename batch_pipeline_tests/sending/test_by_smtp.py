@@ -131,6 +131,20 @@ def test_one_worker_alone_fails_two_at_most_by_a_relay_that_does_not_let_us(tmp_
         mail.close()
 
 
+@pytest.mark.parametrize(
+    "reply", ["451 4.3.0 later", "452 4.3.1 disk full", "454 4.7.1 relay access denied", "450 4.1.8 unknown sender"]
+)
+def test_a_relay_that_takes_nothing_for_now_was_reached_and_fails_nobody(tmp_path: Path, reply: str) -> None:
+    ledger = emails(tmp_path, 5)
+    with closing(ledger), MailServer(lambda stage: reply if stage == "RCPT" else None) as server:
+        with closing(Smtp(account(server.port))) as mail:
+            done = _dispatch(ledger, mail, sleep=lambda _: None)  # or one worker's waiting ends another's lease
+        assert (done.refused, done.unsent, done.left_open) == (0, 5, 0)
+    assert "smtp takes nothing now: 6 calls" in done.stopped["email"]
+    assert reply[:9] in done.stopped["email"]
+    assert "reached" not in done.stopped["email"]
+
+
 @pytest.mark.parametrize("odd", [0, 25, 49])
 def test_one_odd_recipient_fails_alone(tmp_path: Path, odd: int) -> None:
     ledger = emails(tmp_path, 50)

@@ -41,6 +41,11 @@ class Reply(NamedTuple):
         return self.enhanced or str(self.code)
 
     @property
+    def codes(self) -> str:
+        """All the codes there are, as ``554 5.7.1``."""
+        return f"{self.code} {self.enhanced}" if self.enhanced else str(self.code)
+
+    @property
     def is_positive(self) -> bool:
         """2xx."""
         return self.code // 100 == 2

@@ -21,6 +21,9 @@ from typing_extensions import override
 
 from batch_pipeline.clocks import seconds_since_boot
 from batch_pipeline.errors import Refused
+from batch_pipeline.providers import govuk_notify_refusals as refusals
+from batch_pipeline.providers import govuk_notify_templates as templates
+from batch_pipeline.providers._refusals_in_a_row import RefusalsInARow
 from batch_pipeline.providers.govuk_notify_client import Client, GatedClient, was_never_written
 from batch_pipeline.providers.parallel import Jobs
 from batch_pipeline.providers.protocol import (
@@ -116,6 +119,8 @@ def _split(url: str) -> SplitResult | None:
 class _Fate(Enum):
     TAKEN = auto()
     REFUSED = auto()
+    DOUBTED = auto()
+    """Refused, and it may be us as well as the recipient."""
     ABSENT = auto()
     """Of a look-up. A look-up that is refused is another thing: nothing is known then."""
     NOT_TAKEN = auto()
@@ -148,6 +153,11 @@ _DAILY_LIMIT = _Outcome(
 )
 _DENIED = _Outcome(
     _Fate.STOPPED, f"GOV.UK Notify denies us access (AuthError): check {NAME}.api_key and the service's settings"
+)
+_REFUSES_ALL = _Outcome(
+    _Fate.STOPPED,
+    "it refused several messages in a row: it may not be about the patients; check the service's settings and the"
+    " template, or send a test",
 )
 
 
@@ -183,6 +193,9 @@ class GovukNotify(Provider):
         )
         self._workers = workers
         self._steady = steady
+        self._refused = RefusalsInARow()
+        self._fitting: set[Channel] = set()
+        self._looking = threading.Lock()
         self._idle: list[GatedClient] = []
         self._idle_lock = threading.Lock()
         self._owner = os.getpid()
@@ -204,19 +217,61 @@ class GovukNotify(Provider):
 
     @override
     def send(self, chunk_reference: str, messages: Sequence[OutgoingMessage], now: datetime) -> Answer:
-        """Posts the messages each by itself, several at once. After the first that is denied no other is begun."""
+        """Posts the messages each by itself, several at once. After the first that is denied to us no other is begun."""
         if len(messages) > self._limits.messages:
             raise ValueError(f"{len(messages)} messages in a chunk of at most {self._limits.messages}")
-        for message in messages:
-            self._check_channel(message.channel)
-        outcomes = self._outcomes(messages, partial(_post, self._account))
-        return _answer([(message.reference, outcome) for message, outcome in outcomes])
+        deadline = self._deadline()
+        channels: list[Channel] = list(dict.fromkeys(message.channel for message in messages))
+        for channel in channels:
+            self._check_channel(channel)
+        for channel in channels:
+            self._check_template(channel, deadline)
+        outcomes = self._outcomes(messages, self._post, deadline)
+        return _answer(self._without_doubts([(message.reference, outcome) for message, outcome in outcomes]))
 
     def _check_channel(self, channel: Channel) -> None:
         if channel not in CHANNELS:
             raise ProviderStopped(f"{NAME} sends no {channel} messages: name another provider for {channel}")
         if not _template(self._account, channel):
             raise ProviderStopped(f"{NAME}.{channel}_template_id is missing: name the template for {channel} messages")
+
+    def _check_template(self, channel: Channel, deadline: float) -> None:
+        """Once, before the first post of a channel: raises unless its template is one that our messages fit."""
+        if channel in self._fitting:
+            return
+        if not self._looking.acquire(timeout=max(0.0, deadline - self._steady())):
+            raise NotTaken(f"{NAME}: another call still looks its template up")
+        try:
+            if channel not in self._fitting:
+                wanted: list[Channel] = [channel]
+                ((_, outcome),) = self._outcomes(wanted, partial(_look_template_up, self._account), deadline)
+                if outcome.fate is _Fate.STOPPED:
+                    raise ProviderStopped(f"{NAME}: {outcome.reason}")
+                if outcome.fate is not _Fate.TAKEN:
+                    raise NotTaken(f"{NAME}: its template couldn't be looked up: {outcome.reason}", outcome.pause)
+                self._fitting.add(channel)
+        finally:
+            self._looking.release()
+
+    def _post(self, client: Client, message: OutgoingMessage) -> _Outcome:
+        outcome = _outcome(partial(_post, self._account, client, message))
+        if outcome.fate is _Fate.TAKEN:
+            self._refused.taken()
+        elif outcome.fate is _Fate.DOUBTED:
+            self._refused.add(message.reference)
+            return _REFUSES_ALL if self._refused.are_too_many else outcome
+        return outcome
+
+    def _without_doubts(self, outcomes: Sequence[tuple[str, _Outcome]]) -> list[tuple[str, _Outcome]]:
+        """Where it turned out that we are refused and not the patients, none of them is failed for it."""
+        is_us = self._refused.are_too_many
+        return [
+            (
+                reference,
+                _REFUSES_ALL if is_us and outcome.fate is _Fate.DOUBTED and reference in self._refused else outcome,
+            )
+            for reference, outcome in outcomes
+        ]
 
     @override
     def held(self, references: Sequence[str]) -> set[str]:
@@ -225,7 +280,7 @@ class GovukNotify(Provider):
         Whatever it can't be told of may have been taken, so all but a denial is ``OutcomeUnknown``, with what was found
         in ``accepted``.
         """
-        outcomes = self._outcomes(references, _look_up)
+        outcomes = self._outcomes(references, _look_up, self._deadline())
         there = tuple(reference for reference, outcome in outcomes if outcome.fate is _Fate.TAKEN)
         open_ones = [outcome for _, outcome in outcomes if outcome.fate not in (_Fate.TAKEN, _Fate.ABSENT)]
         if open_ones:
@@ -235,11 +290,14 @@ class GovukNotify(Provider):
 
     # Requests ----------------------------------------------------------------------------------------------------
 
+    def _deadline(self) -> float:
+        """Of a call that begins now."""
+        return self._steady() + _AT_WORK * self._limits.timeout.total_seconds()
+
     def _outcomes(
-        self, jobs: Sequence[_Job], request: Callable[[Client, _Job], _Outcome]
+        self, jobs: Sequence[_Job], request: Callable[[Client, _Job], _Outcome], deadline: float
     ) -> list[tuple[_Job, _Outcome]]:
         """Does the request for each; what isn't answered in time is unknown."""
-        deadline = self._steady() + _AT_WORK * self._limits.timeout.total_seconds()
         at_work: Jobs[_Job, _Outcome] = Jobs(jobs, deadline, self._steady)
         done = at_work.run(partial(self._work, request), self._workers)
         late = [(job, _LATE) for job in done.unfinished]
@@ -303,6 +361,22 @@ def _post(account: GovukNotifyAccount, client: Client, message: OutgoingMessage)
     return _TAKEN if is_ours else _Outcome(_Fate.UNKNOWN, "an answer about no message of ours")
 
 
+def _look_template_up(account: GovukNotifyAccount, client: Client, channel: Channel) -> _Outcome:
+    """Taken: it is there, and our messages fit."""
+    setting, wanted = f"{NAME}.{channel}_template_id", _template(account, channel) or ""
+    try:
+        told = client.get_template(wanted)
+    except HTTPError as error:
+        if error.response is None or error.status_code not in {400, 404} or _error_name(error.response) is None:
+            raise
+        return _Outcome(_Fate.STOPPED, f"{setting} isn't a template of this service: copy it again from GOV.UK Notify")
+    if str(told["id"]).lower() != wanted.lower():
+        return _Outcome(_Fate.UNKNOWN, "an answer about no template of ours")
+    fields = {"sms": {account.sms_body}, "email": {account.email_subject, account.email_body}}[channel]
+    fault = templates.fault(told, channel, fields, setting)
+    return _TAKEN if fault is None else _Outcome(_Fate.STOPPED, fault)
+
+
 def _look_up(client: Client, reference: str) -> _Outcome:
     told = client.get_all_notifications(reference=reference)
     found = [notification["reference"] for notification in told["notifications"]]
@@ -336,7 +410,7 @@ def _denial(error: HTTPError) -> _Outcome:
     name = _error_name(error.response)
     match error.status_code, name:
         case 400, str():
-            return _Outcome(_Fate.REFUSED, name)
+            return _bad_request(name, _words(error.response))
         case 403, "AuthError":
             return _DENIED
         case 429, "RateLimitError":
@@ -345,6 +419,19 @@ def _denial(error: HTTPError) -> _Outcome:
             return _DAILY_LIMIT
         case status, _:
             return _Outcome(_Fate.UNKNOWN, f"status {status}")
+
+
+def _bad_request(name: str, words: Sequence[str]) -> _Outcome:
+    """Of a 400. Its words go no further than this."""
+    mend = refusals.mend(words)
+    if mend is not None:
+        return _Outcome(_Fate.STOPPED, f"GOV.UK Notify refuses us ({name}): {mend}")
+    return _Outcome(_Fate.REFUSED if refusals.is_of_the_recipient(name, words) else _Fate.DOUBTED, name)
+
+
+def _words(response: Any) -> list[str]:
+    errors = cast("list[object]", response.json()["errors"])
+    return [str(cast("dict[str, object]", error).get("message")) for error in errors if isinstance(error, dict)]
 
 
 def _error_name(response: Any) -> str | None:
@@ -359,9 +446,11 @@ def _answer(outcomes: Sequence[tuple[str, _Outcome]]) -> Answer:
     """The answer, if it tells of every message; raises the kind of ``Unfinished`` that holds of all the rest."""
     accepted = tuple(reference for reference, outcome in outcomes if outcome.fate is _Fate.TAKEN)
     refused = tuple(
-        RefusedMessage(reference, outcome.reason) for reference, outcome in outcomes if outcome.fate is _Fate.REFUSED
+        RefusedMessage(reference, outcome.reason)
+        for reference, outcome in outcomes
+        if outcome.fate in (_Fate.REFUSED, _Fate.DOUBTED)
     )
-    rest = [outcome for _, outcome in outcomes if outcome.fate not in (_Fate.TAKEN, _Fate.REFUSED)]
+    rest = [outcome for _, outcome in outcomes if outcome.fate not in (_Fate.TAKEN, _Fate.REFUSED, _Fate.DOUBTED)]
     for fate, kind in _KINDS.items():
         telling = [outcome for outcome in rest if outcome.fate is fate]
         if telling:

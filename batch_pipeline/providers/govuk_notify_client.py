@@ -47,6 +47,10 @@ class Client(Protocol):
         """Posts one email; gives the answer's JSON."""
         ...
 
+    def get_template(self, template_id: str) -> Any:
+        """A template of the service; gives the answer's JSON."""
+        ...
+
     def get_all_notifications(self, *, reference: str) -> Any:
         """The notifications with this reference; gives the answer's JSON."""
         ...

@@ -25,15 +25,26 @@ QUOTA_PAUSE = timedelta(seconds=60)
 TOO_EARLY_PAUSE = timedelta(seconds=300)
 _LONGEST_PAUSE = timedelta(days=1)
 
-_ROW = re.compile(r"/data/attributes/messages/([0-9]{1,6})(?:/.*)?", re.ASCII)
+_ROW = re.compile(r"/data/attributes/messages/([0-9]{1,6})((?:/.*)?)", re.ASCII)
 _CODE = re.compile(r"[A-Z][A-Z0-9_]{0,63}", re.ASCII)
 _BATCH_REFERENCE = "/messageBatchReference"
 _NO_CODE = "without a code"
 
 # What these say holds of every message that we would ever send, so it would fail the whole cohort, row by row.
 _OF_THE_ACCOUNT = ("CM_ODS_CODE_REQUIRED", "CM_CANNOT_SET_")
+_ALIKE_IN_ALL = re.compile(
+    r"(/data/attributes/messages/[0-9]{1,6}/(originator|billingReference)|/data/attributes/routingPlanId)(/.*)?"
+)
+"""What we write the same for every message."""
+_MOST_ERRORS = 100
+"""That an answer tells of."""
+_FEW = 3
+"""Messages that may well have one fault by chance, and be all there are."""
 _MENDS: Mapping[int, str] = {
-    400: "check nhs_notify.sends_ods_code, nhs_notify.sends_contact_details and nhs_notify.routing_plans",
+    400: (
+        "check nhs_notify.sends_ods_code, nhs_notify.sends_contact_details, nhs_notify.billing_reference and"
+        " nhs_notify.routing_plans"
+    ),
     401: "check the API key and nhs_notify.key_id",
     403: "ask NHS Notify what this application may do",
     404: "check nhs_notify.base_url and nhs_notify.routing_plans",
@@ -139,9 +150,27 @@ def _refusal(errors: Sequence[_Error], references: Sequence[str]) -> ChunkRefuse
         row = _ROW.fullmatch(error.pointer)
         if row is not None and int(row[1]) < len(references):
             codes.setdefault(int(row[1]), error.code if _CODE.fullmatch(error.code) else "CM_UNKNOWN")
-    if not codes or any(error.code.startswith(_OF_THE_ACCOUNT) for error in errors):
+    if not codes or any(_is_of_the_account(error) for error in errors) or _is_of_all(errors, len(references)):
         return _stop(400, errors)
     return ChunkRefused([RefusedMessage(references[row], code) for row, code in sorted(codes.items())])
+
+
+def _is_of_the_account(error: _Error) -> bool:
+    return error.code.startswith(_OF_THE_ACCOUNT) or _ALIKE_IN_ALL.fullmatch(error.pointer) is not None
+
+
+def _is_of_all(errors: Sequence[_Error], messages: int) -> bool:
+    """Whether each message has the same fault, so far as the answer tells of them: then the fault isn't the messages'.
+
+    As many errors as an answer holds may also be a hundred bad rows among thousands, which are to be failed: so they
+    have to lie close together.
+    """
+    found = [_ROW.fullmatch(error.pointer) for error in errors]
+    rows = {int(row[1]) for row in found if row is not None}
+    alike = len({(error.code, row[2] if row else None) for error, row in zip(errors, found, strict=True)}) == 1
+    if not alike or len(rows) <= _FEW:
+        return False
+    return len(rows) >= messages or (len(rows) >= _MOST_ERRORS and max(rows) < 2 * len(rows))
 
 
 def _read_unprocessable(errors: Sequence[_Error]) -> Answer:

@@ -24,7 +24,9 @@ from typing import Literal, NoReturn
 from typing_extensions import override
 
 from batch_pipeline.errors import Refused
+from batch_pipeline.providers import _smtp_refusals as refusals
 from batch_pipeline.providers._reference_tokens import SHORTEST_KEY, ReferenceTokens
+from batch_pipeline.providers._refusals_in_a_row import RefusalsInARow
 from batch_pipeline.providers._smtp_session import Lost, Reply, Session
 from batch_pipeline.providers.protocol import (
     Answer,
@@ -50,6 +52,8 @@ TOO_LARGE = "SMTP_TOO_LARGE"
 
 _PAUSE = timedelta(minutes=1)
 """How long a server that puts us off is left alone."""
+_SOON = timedelta(seconds=2)
+"""After which a message is offered again that may have been refused because of us: others were tried meanwhile."""
 _IDLE = 30.0
 """Seconds after which a kept connection isn't used again. Servers close idle ones after minutes, firewalls unasked."""
 _MOST_MESSAGES = 100
@@ -124,12 +128,6 @@ class _Letter:
     needs_utf8: bool
 
 
-def _is_about_the_mailbox(reply: Reply) -> bool:
-    """Full, disabled for now, greylisted (RFC 3463: 4.1, 4.2, 4.7.1); anything else may be the server's own trouble."""
-    about = reply.code == 450 or reply.name.startswith(("4.1.", "4.2.", "4.7.1"))
-    return about and reply.code // 100 == 4 and reply.code != 421
-
-
 class _Unsendable(Exception):
     """The message itself won't do; the argument is a code of ours."""
 
@@ -154,6 +152,8 @@ class Smtp(Provider):
         self._tokens = ReferenceTokens(account.reference_key)
         self._context = _context(account)
         self._idle: deque[Session] = deque()
+        self._refused = RefusalsInARow()
+        self._put_off = RefusalsInARow()
 
     def __repr__(self) -> str:
         return f"Smtp({self._account.host}:{self._account.port})"
@@ -215,6 +215,8 @@ class Smtp(Provider):
             self._hand_over(self._letter(message, now))
         except _Unsendable as fault:
             return Answer(refused=[RefusedMessage(message.reference, str(fault))])
+        self._refused.taken()
+        self._put_off.taken()
         return Answer()
 
     def _hand_over(self, letter: _Letter) -> None:
@@ -243,7 +245,7 @@ class Smtp(Provider):
             session.must_end(ends)
             reply = self._finish(session)
             in_step = reply.code // 100 != 3 and reply.code != 421
-            self._judge_final(reply)
+            self._judge_final(letter, reply)
         except _Unsendable:
             in_step = in_step or self._reset(session)
             raise
@@ -258,8 +260,10 @@ class Smtp(Provider):
         if size.isdecimal() and 0 < int(size[:18]) < len(letter.content):
             raise _Unsendable(TOO_LARGE)
         self._begin(session, letter)
-        self._expect_recipient(session.ask("RCPT", f"TO:<{letter.recipient}>"), "RCPT", 250, 251, 252)
-        self._expect_recipient(session.ask("DATA"), "DATA", 354)
+        reply = session.ask("RCPT", f"TO:<{letter.recipient}>")
+        self._check_for_a_put_off(letter, reply)
+        self._expect_for(letter, reply, "RCPT", 250, 251, 252)
+        self._expect_for(letter, session.ask("DATA"), "DATA", 354)
 
     def _begin(self, session: Session, letter: _Letter) -> None:
         """MAIL: which also finds out whether a kept connection is still there."""
@@ -271,8 +275,8 @@ class Smtp(Provider):
             raise
         if reply.code == 421 and session.idle_since is not None:
             raise _Gone
-        if reply.code == 552:  # this message is too large: the sender isn't at fault
-            raise _Unsendable(reply.name)
+        if reply.code == 552:  # this message may be too large: the sender isn't at fault
+            self._refuse(letter, reply, "MAIL")
         self._expect(reply, "MAIL", 250)
 
     def _send_content(self, session: Session, letter: _Letter) -> None:
@@ -281,7 +285,7 @@ class Smtp(Provider):
         if session.has_spoken():
             reply = session.reply()
             session.close()  # whatever we said now would be content
-            self._expect_recipient(reply, "DATA")
+            self._expect_for(letter, reply, "DATA")
 
     def _finish(self, session: Session) -> Reply:
         """Sends the final dot. From here on nobody knows, until the server answers."""
@@ -293,29 +297,56 @@ class Smtp(Provider):
         session.messages += 1
         return reply
 
-    def _judge_final(self, reply: Reply) -> None:
+    def _judge_final(self, letter: _Letter, reply: Reply) -> None:
         if reply.is_permanent:
-            raise _Unsendable(reply.name)
+            self._refuse(letter, reply, "the message")
         if reply.code // 100 == 4:
-            raise NotTaken(f"{self._account.host} put the message off: {reply.name}", _PAUSE)
+            raise NotTaken(f"{self._account.host} put the message off: {reply.codes}", _PAUSE)
         if not reply.is_positive:
             raise OutcomeUnknown(f"{self._account.host} answered the final dot with {reply.code}")
 
-    def _expect_recipient(self, reply: Reply, stage: str, *codes: int) -> None:
-        """A permanent no concerns this message alone, unless it asks us to log in."""
-        if reply.is_permanent and reply.code not in (530, 535):
-            raise _Unsendable(reply.name)
-        if stage == "RCPT" and _is_about_the_mailbox(reply):
-            raise PutOff(f"{self._account.host} answered {stage} with {reply.name}", _PAUSE)
+    def _expect_for(self, letter: _Letter, reply: Reply, stage: str, *codes: int) -> None:
+        """A permanent no at this stage concerns this message, or us."""
+        if reply.is_permanent:
+            self._refuse(letter, reply, stage)
         self._expect(reply, stage, *codes)
+
+    def _refuse(self, letter: _Letter, reply: Reply, stage: str) -> NoReturn:
+        """Of a permanent no that may be the recipient's.
+
+        While the account hasn't taken anything, one that may be ours as well isn't final at once: with several workers
+        the others show within moments which it is, and nobody is failed for our fault.
+        """
+        if (mend := refusals.mend(reply)) is not None:
+            self._stop(f"it refused {stage} with {reply.codes}: {mend}")
+        if refusals.is_of_the_recipient(reply):
+            raise _Unsendable(reply.name)
+        is_new = self._refused.add(letter.reference)
+        if self._refused.are_too_many:
+            self._stop(
+                f"it refused {stage} with {reply.codes}, as it did several messages in a row: it may not take mail from"
+                " this account, machine or sender; look at the account's settings, or ask who runs it"
+            )
+        if is_new and not self._refused.has_taken:
+            raise PutOff(f"{self._account.host} refused {stage} with {reply.codes}", _SOON)
+        raise _Unsendable(reply.name)
+
+    def _check_for_a_put_off(self, letter: _Letter, reply: Reply) -> None:
+        """Raises where the recipient's mailbox is why a message is to come again later."""
+        perhaps = refusals.is_perhaps_of_the_mailbox_for_now(reply)
+        if perhaps:
+            self._put_off.add(letter.reference)
+        if refusals.is_of_the_mailbox_for_now(reply) or (perhaps and not self._put_off.are_too_many):
+            raise PutOff(f"{self._account.host} answered RCPT with {reply.codes}", _PAUSE)
 
     def _expect(self, reply: Reply, stage: str, *codes: int) -> None:
         """A permanent no at this stage concerns us, whoever the patient is."""
         if reply.code in codes:
             return
         if reply.is_permanent:
-            self._stop(f"it refused {stage} with {reply.name}: look at the account's settings, or ask who runs it")
-        raise NotTaken(f"{self._account.host} answered {stage} with {reply.name}", _PAUSE)
+            mend = refusals.mend(reply) or "look at the account's settings, or ask who runs it"
+            self._stop(f"it refused {stage} with {reply.codes}: {mend}")
+        raise NotTaken(f"{self._account.host} answered {stage} with {reply.codes}", _PAUSE)
 
     def _stop(self, reason: str) -> NoReturn:
         raise ProviderStopped(f"smtp server {self._account.host}: {reason}")

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import chunks, paces
@@ -260,7 +261,7 @@ class Carrier:
     def _record(self, held: Held, answer: Answer) -> Held | None:
         try:
             told, following = self._settle_and_claim(held, answer)
-        except (Refused, sa.exc.SQLAlchemyError):
+        except (Refused, SQLAlchemyError):
             told, following = self._settle_at_last(held, answer), None
         try:
             self.run.count(held, told)
@@ -285,7 +286,7 @@ class Carrier:
             try:
                 with self.run.write() as connection:
                     return chunks.settle(connection, held.chunk, _pairs(answer.refused), self.run.now())
-            except (Refused, sa.exc.SQLAlchemyError):
+            except (Refused, SQLAlchemyError):
                 if not left or self.run.steady() > held.steady_until:
                     raise
         return None

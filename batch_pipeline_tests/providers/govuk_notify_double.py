@@ -53,6 +53,8 @@ class Fault:
     """Whether the message is taken before it goes wrong."""
     status: int = 0
     error: str = ""
+    message: str = "07700900123 is not a number"
+    """Of the error."""
     body: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     delay: float = 0.0
@@ -60,7 +62,7 @@ class Fault:
 
 
 def denial(status: int, error: str, **more: Any) -> Fault:
-    """An answer that says no, in GOV.UK Notify's own form, with a number in its message."""
+    """An answer that says no, in GOV.UK Notify's own form, with a number in its message if it has no other."""
     return Fault(takes=False, status=status, error=error, **more)
 
 
@@ -76,6 +78,22 @@ class Taken:
     at: datetime
 
 
+@dataclass(frozen=True)
+class Template:
+    """A template of the service."""
+
+    type: str
+    body: str
+    subject: str | None = None
+    archived: bool = False
+
+    @property
+    def fields(self) -> list[str]:
+        """As they are written in its texts; a conditional one is before its question marks."""
+        texts = f"{self.subject or ''} {self.body}"
+        return list(dict.fromkeys(re.findall(r"\(\(([^()?]+)(?:\?\?[^()]*)?\)\)", texts)))
+
+
 class _BadRequestError(Exception):
     """What a careful client would never send."""
 
@@ -85,9 +103,10 @@ class _BadRequestError(Exception):
 
 
 class GovukNotifyDouble:
-    """One service with two templates.
+    """One service with two templates; ``templates`` holds what it has now.
 
-    ``post_faults`` and ``look_up_faults`` are the faults of each reference in turn; ``chance`` is asked when there is
+    With ``guests`` the key is a team-only one, and nobody else is sent to. ``template_faults`` are the faults of the next
+    look-ups of templates; ``post_faults`` and ``look_up_faults`` are the faults of each reference in turn; ``chance`` is asked when there is
     none: (reference, how often it was posted before) to a fault.
     """
 
@@ -97,11 +116,18 @@ class GovukNotifyDouble:
         self.unauthorised = 0
         self.posts: Counter[str] = Counter()
         self.look_ups: Counter[str] = Counter()
+        self.template_look_ups: Counter[str] = Counter()
+        self.templates = {
+            SMS_TEMPLATE: Template("sms", "((body))"),
+            EMAIL_TEMPLATE: Template("email", "((body))", "((subject))"),
+        }
+        self.guests: set[str] | None = None
         self.connections = 0
         self.at_once = 0
         self.most_at_once = 0
         self.post_faults: dict[str, list[Fault]] = {}
         self.look_up_faults: dict[str, list[Fault]] = {}
+        self.template_faults: list[Fault] = []
         self.chance: Callable[[str, int], Fault | None] = lambda _reference, _before: None
         self.released = threading.Event()
         self.daily_limit: int | None = None
@@ -174,6 +200,51 @@ class GovukNotifyDouble:
         if scripted:
             return scripted.pop(0)
         return self.chance(reference, before) if faults is self.post_faults else None
+
+    def refusal(self, channel: str, body: Mapping[str, Any]) -> Fault | None:
+        """Of what a careful client may send, where the service isn't set up for it; in the API's own order."""
+        for message in self._refusals(channel, body):
+            return denial(400, "BadRequestError", message=message)
+        return None
+
+    def _refusals(self, channel: str, body: Mapping[str, Any]) -> Iterator[str]:
+        template = self.templates.get(body["template_id"])
+        if template is None:
+            yield "Template not found"
+            return
+        if template.type != channel:
+            yield f"{template.type} template is not suitable for {channel} notification"
+        if template.archived:
+            yield "Template has been deleted"
+        given = {_key(field) for field in body["personalisation"]}
+        if missing := [field for field in template.fields if _key(field) not in given]:
+            yield f"Missing personalisation: {', '.join(missing)}"
+        for key in _OPTIONAL & set(body):
+            if body[key] != SENDER:
+                yield f"{key} {body[key]} does not exist in database for service id {SERVICE}"
+        recipient = body["phone_number" if channel == "sms" else "email_address"]
+        if self.guests is not None and recipient not in self.guests:
+            yield "Can’t send to this recipient using a team-only API key"
+
+    def template(self, template_id: str) -> tuple[int, dict[str, Any]]:
+        """The answer to who asks for a template: its status and body."""
+        template = self.templates.get(template_id)
+        if template is None:
+            return 404, json.loads(_error(404, "NoResultFound", "No result found"))
+        return 200, {
+            "id": template_id,
+            "type": template.type,
+            "created_at": "2026-01-01T00:00:00.000000Z",
+            "updated_at": None,
+            "created_by": "somebody@example.test",
+            "version": 1,
+            "body": template.body,
+            "subject": template.subject,
+            "name": "A template",
+            "personalisation": {field: {"required": True} for field in template.fields},
+            "postage": None,
+            "letter_contact_block": None,
+        }
 
     def take(self, channel: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Takes the message; gives the answer's body."""
@@ -266,7 +337,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         with self._counted():
-            self._guarded(lambda: self._look_up(_checked_query(self.path)))
+            if self.path.startswith(_TEMPLATE):
+                self._guarded(lambda: self._give_template(self.path.removeprefix(_TEMPLATE)))
+            else:
+                self._guarded(lambda: self._look_up(_checked_query(self.path)))
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -294,12 +368,23 @@ class _Handler(BaseHTTPRequestHandler):
     def _post(self, channel: str, body: Mapping[str, Any]) -> None:
         double, reference = self.double, body["reference"]
         with double.lock:
-            fault = double.fault(double.post_faults, reference, double.posts[reference]) or Fault()
+            fault = double.refusal(channel, body)
+            fault = fault or double.fault(double.post_faults, reference, double.posts[reference]) or Fault()
             double.posts[reference] += 1
             if double.daily_limit is not None and len(double.journal) >= double.daily_limit:
                 fault = denial(429, "TooManyRequestsError")
             told = double.take(channel, body) if fault.takes else {}
         self._answer(201, told, fault)
+
+    def _give_template(self, template_id: str) -> None:
+        double = self.double
+        if not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", template_id):
+            raise _BadRequestError("id is not a valid UUID")
+        with double.lock:
+            double.template_look_ups[template_id] += 1
+            fault = double.template_faults.pop(0) if double.template_faults else Fault()
+            status, told = double.template(template_id)
+        self._answer(status, told, fault)
 
     def _look_up(self, reference: str) -> None:
         double = self.double
@@ -313,7 +398,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.delay:
             self.double.released.wait(fault.delay)
         if fault.error:
-            body = _error(fault.status, fault.error, "07700900123 is not a number")
+            body = _error(fault.status, fault.error, fault.message)
         else:
             body = json.dumps(told).encode() if fault.body is None else fault.body
         match fault.do:
@@ -384,7 +469,7 @@ _KEYS = {
 }
 _OPTIONAL = {"sms_sender_id", "email_reply_to_id"}
 _TEMPLATES = {"sms": SMS_TEMPLATE, "email": EMAIL_TEMPLATE}
-_FIELDS = {"sms": {"body"}, "email": {"subject", "body"}}
+_TEMPLATE = "/v2/template/"
 _ADDRESSES = {"sms": r"(\+44|0)7\d{9}", "email": r"[^@\s]+@[^@\s]+\.[^@\s]+"}
 _LONGEST = {"sms": 918, "email": 2_000_000}
 
@@ -415,15 +500,11 @@ def _check_contents(channel: str, told: Mapping[str, Any]) -> None:
     fields = told["personalisation"]
     if not isinstance(fields, dict) or not all(isinstance(text, str) for text in fields.values()):
         raise _BadRequestError("personalisation is not texts by their fields")
-    if set(fields) != _FIELDS[channel]:
-        raise _BadRequestError(f"personalisation must be {sorted(_FIELDS[channel])}", "BadRequestError")
-    if told["template_id"] != _TEMPLATES[channel]:
-        raise _BadRequestError("Template not found", "BadRequestError")
-    if any(told[key] != SENDER for key in _OPTIONAL & set(told)):
-        raise _BadRequestError("sender not found", "BadRequestError")
+    if len(fields) != (1 if channel == "sms" else 2):
+        raise _BadRequestError("personalisation has other fields than a text and a subject", "BadRequestError")
     if not re.fullmatch(_ADDRESSES[channel], told["phone_number" if channel == "sms" else "email_address"]):
         raise _BadRequestError("the address is not one")
-    if len(fields["body"]) > _LONGEST[channel]:
+    if any(len(text) > _LONGEST[channel] for text in fields.values()):
         raise _BadRequestError("the content is too long", "BadRequestError")
 
 
@@ -462,6 +543,11 @@ def _iso(at: datetime) -> str:
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _key(field: str) -> str:
+    """Fields are the same whatever their case, spaces, hyphens and underscores."""
+    return field.lower().translate(dict.fromkeys(map(ord, " -_")))
 
 
 def _bare_number(recipient: str) -> str:

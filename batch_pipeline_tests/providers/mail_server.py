@@ -119,6 +119,8 @@ class Talk(SMTP):
 
     async def _scripted(self, command: str, method: Callable[[Any], Awaitable[None]], argument: Any) -> None:
         reply = await self._deed(command)
+        if reply is None and command == "RCPT":
+            reply = next((reply for odd, reply in self.mail_server.odd.items() if f"<{odd}>" in argument), None)
         if reply is None:
             await method(argument)
             return
@@ -165,6 +167,8 @@ class MailServer:
     tls: ssl.SSLContext | None = None
     """For TLS from the first byte; ``how(tls_context=…)`` for STARTTLS."""
     how: dict[str, Any] = field(default_factory=dict[str, Any])
+    odd: dict[str, str] = field(default_factory=dict[str, str])
+    """What RCPT of these addresses is answered with."""
     journal: list[Taken] = field(default_factory=list[Taken])
     stages: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
     """Each stage that was reached, with the number of its connection."""

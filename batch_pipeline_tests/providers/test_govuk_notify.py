@@ -4,8 +4,10 @@ import random
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -43,6 +45,7 @@ from batch_pipeline_tests.providers.govuk_notify_double import (
     SMS_TEMPLATE,
     Fault,
     GovukNotifyDouble,
+    Template,
     denial,
     lost_answers,
 )
@@ -263,6 +266,195 @@ def test_the_reason_is_why_the_call_ended_and_not_that_it_did(double: GovukNotif
     assert "in a minute" in str(unfinished(govuk(double, workers=1), messages(10)))
 
 
+# The template, before the first post
+
+
+FITS: list[tuple[Channel, Template, dict[str, str]]] = [
+    ("sms", Template("sms", "((body))"), {}),
+    ("sms", Template("sms", "((Text of it))"), {"sms_body": "text_of-it"}),
+    ("email", Template("email", "((body))", "((subject))"), {}),
+    ("email", Template("email", "((words))", "((title))"), {"email_body": "words", "email_subject": "title"}),
+]
+DOES_NOT_FIT: list[tuple[Channel, Template, dict[str, str], str]] = [
+    ("sms", Template("email", "((body))", "S"), {}, "names a template of type email: name one of type sms"),
+    ("email", Template("sms", "((body))"), {}, "names a template of type sms: name one of type email"),
+    ("sms", Template("sms", "Hello"), {}, "has no fields and must have ((body)) alone"),
+    ("sms", Template("sms", "((name)): ((body))"), {}, "has ((name)) ((body)) and must have ((body)) alone"),
+    ("sms", Template("sms", "((body))((late??You are late))"), {}, "((late))"),
+    ("sms", Template("sms", "((body))"), {"sms_body": "text"}, "must have ((text)) alone"),
+    ("email", Template("email", "((body))", "News"), {}, "must have ((body)) ((subject)) alone"),
+]
+
+
+def template_id(channel: Channel) -> str:
+    return SMS_TEMPLATE if channel == "sms" else EMAIL_TEMPLATE
+
+
+@pytest.mark.parametrize(("channel", "template", "account"), FITS)
+def test_a_template_of_our_fields_alone_fits(
+    double: GovukNotifyDouble, channel: Channel, template: Template, account: dict[str, Any]
+) -> None:
+    double.templates[template_id(channel)] = template
+    assert govuk(double, **account).send("c1", [message(1, channel, subject="S")], NOW) == Answer()
+
+
+@pytest.mark.parametrize(("channel", "template", "account", "says"), DOES_NOT_FIT)
+def test_a_template_that_does_not_fit_stops_the_run_before_anything_is_posted(
+    double: GovukNotifyDouble, channel: Channel, template: Template, account: dict[str, Any], says: str
+) -> None:
+    double.templates[template_id(channel)] = template
+    raised = unfinished(govuk(double, **account), [message(1, channel, subject="S")])
+    assert type(raised) is ProviderStopped
+    assert f"govuk_notify.{channel}_template_id" in str(raised)
+    assert says in str(raised)
+    assert double.posts == {}
+
+
+def test_a_template_of_another_service_stops_the_run(double: GovukNotifyDouble) -> None:
+    raised = unfinished(govuk(double, sms_template_id=SENDER), messages(3))
+    assert type(raised) is ProviderStopped
+    assert "govuk_notify.sms_template_id isn't a template of this service: copy it again" in str(raised)
+    assert double.posts == {}
+
+
+def test_a_template_is_looked_up_once_a_channel_however_many_call(double: GovukNotifyDouble) -> None:
+    provider = govuk(double)
+    double.template_faults = [Fault(delay=0.05)]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda line: provider.send(f"c{line}", [message(line)], NOW), range(8)))
+    provider.send("c9", [message(9, "email", subject="S")], NOW)
+    assert double.template_look_ups == {SMS_TEMPLATE: 1, EMAIL_TEMPLATE: 1}
+    assert len(double.journal) == 9
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "pause"),
+    [
+        (denial(403, "AuthError"), ProviderStopped, 0 * MINUTE),
+        (denial(429, "RateLimitError"), NotTaken, MINUTE),
+        *(
+            (fault, NotTaken, 0 * MINUTE)
+            for fault in (
+                denial(500, "Exception"),
+                Fault(status=404, body=HTML),
+                Fault(status=400, body=HTML),
+                Fault("drop"),
+                Fault("not json"),
+                Fault("list"),
+                Fault("hang"),
+                Fault("dribble"),
+                Fault(body=b"{}"),
+                Fault(body=b'{"id": "another", "type": "sms", "personalisation": {}}'),
+                Fault(body=b'{"id": "%s", "type": "sms"}' % SMS_TEMPLATE.encode()),
+                Fault(body=b'{"id": "%s", "type": "sms", "personalisation": null}' % SMS_TEMPLATE.encode()),
+            )
+        ),
+    ],
+    ids=repr,
+)
+def test_without_an_answer_about_the_template_nothing_is_posted_and_it_is_asked_again(
+    double: GovukNotifyDouble, fault: Fault, kind: type[Unfinished], pause: timedelta
+) -> None:
+    double.template_faults = [fault]
+    provider = govuk(double, timeout=0.6)
+    began = time.monotonic()
+    raised = unfinished(provider, messages(2))
+    assert time.monotonic() - began < 0.7
+    assert type(raised) is kind
+    assert raised.retry_after == pause
+    assert double.posts == {}
+    assert provider.send("c1", messages(2), NOW) == Answer()
+
+
+# Of whom a 400 speaks
+
+
+OF_US = [
+    ("BadRequestError", "Can't send to this recipient using a team-only API key", "live key"),
+    ("BadRequestError", "Cannot send to this recipient using a team-only API key.", "live key"),
+    ("BadRequestError", "Can’t send to this recipient when service is in trial mode – see https://x", "trial mode"),
+    ("BadRequestError", "Service is not allowed to send text messages", "switch this channel on"),
+    ("BadRequestError", "Template not found", "id"),
+    ("BadRequestError", "Template has been deleted", "deleted"),
+    ("BadRequestError", "email template is not suitable for sms notification", "another channel"),
+    ("BadRequestError", "Missing personalisation: name", "fields"),
+    ("BadRequestError", f"sms_sender_id {SENDER} does not exist in database for service id x", "sms_sender_id"),
+    ("ValidationError", "template_id is not a valid UUID", "copy the ids"),
+    ("ValidationError", "phone_number is a required property", "report it"),
+]
+OF_THE_RECIPIENT = [
+    ("ValidationError", "phone_number Not a UK mobile number"),
+    ("ValidationError", "phone_number Not enough digits"),
+    ("ValidationError", "email_address Not a valid email address"),
+    ("BadRequestError", "Cannot send to international mobile numbers"),
+    ("InvalidPhoneError", "Number 07700900123 isn't one"),
+    ("InvalidEmailError", "Not a valid email address"),
+]
+OF_EITHER = [
+    ("BadRequestError", "07700900123 is something new"),
+    ("BadRequestError", "Your message is empty."),
+    ("BadRequestError", "Text messages cannot be longer than 918 characters. Your message is 919 characters"),
+]
+
+
+@pytest.mark.parametrize(("name", "words", "says"), OF_US)
+def test_a_400_that_speaks_of_us_stops_the_run_and_says_what_to_mend(
+    double: GovukNotifyDouble, name: str, words: str, says: str
+) -> None:
+    double.post_faults[reference(1)] = [denial(400, name, message=words)]
+    raised = unfinished(govuk(double, workers=1), messages(5))
+    assert type(raised) is ProviderStopped
+    assert says in str(raised)
+    assert words not in str(raised)
+    assert raised.accepted == (reference(0),)
+    assert raised.refused == ()
+    assert sum(double.posts.values()) == 2
+
+
+@pytest.mark.parametrize(("name", "words"), OF_THE_RECIPIENT)
+def test_a_400_that_speaks_of_the_recipient_fails_that_message_however_many_there_are(
+    double: GovukNotifyDouble, name: str, words: str
+) -> None:
+    double.chance = lambda _reference, _before: denial(400, name, message=words)
+    answer = govuk(double).send("c1", messages(15), NOW)
+    assert {(one.reference, one.failure_code) for one in answer.refused} == {(reference(n), name) for n in range(15)}
+
+
+@pytest.mark.parametrize(("name", "words"), OF_EITHER)
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_400_that_may_be_either_is_ours_when_several_come_in_a_row_and_fails_nobody(
+    double: GovukNotifyDouble, name: str, words: str, workers: int
+) -> None:
+    double.chance = lambda _reference, _before: denial(400, name, message=words)
+    provider = govuk(double, workers=workers)
+    raised = unfinished(provider, messages(50))
+    assert type(raised) is ProviderStopped
+    assert "in a row" in str(raised)
+    assert (raised.accepted, raised.refused) == ((), ())
+    assert sum(double.posts.values()) < 3 + workers
+    double.chance = lambda _reference, _before: None
+    assert provider.send("c2", messages(50), NOW) == Answer()
+
+
+def test_after_others_were_taken_only_many_in_a_row_are_ours(double: GovukNotifyDouble) -> None:
+    provider = govuk(double, workers=1)
+    provider.send("c1", [message(99)], NOW)
+    double.post_faults = {reference(line): [BAD] for line in (*range(9), *range(10, 20))}
+    raised = unfinished(provider, messages(30))
+    assert type(raised) is ProviderStopped
+    assert raised.accepted == (reference(9),)
+    assert [one.reference for one in raised.refused] == [reference(line) for line in range(9)]
+
+
+def test_a_template_that_is_deleted_meanwhile_stops_the_run(double: GovukNotifyDouble) -> None:
+    provider = govuk(double)
+    provider.send("c1", messages(1), NOW)
+    double.templates[SMS_TEMPLATE] = replace(double.templates[SMS_TEMPLATE], archived=True)
+    raised = unfinished(provider, messages(5))
+    assert type(raised) is ProviderStopped
+    assert "was deleted" in str(raised)
+
+
 # By TLS
 
 
@@ -272,7 +464,7 @@ def test_by_tls_it_posts_only_to_whom_it_can_trust(tmp_path: Path, monkeypatch: 
     context.load_cert_chain(certificate)
     with GovukNotifyDouble(context).running() as double:
         raised = unfinished(govuk(double), messages(1))
-        assert type(raised) is OutcomeUnknown
+        assert type(raised) is NotTaken  # what it asks for first is the template
         assert "SSLError" in str(raised)
         assert double.posts == {}
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
@@ -396,12 +588,15 @@ def test_who_is_connected_only_after_the_deadline_posts_nothing(
         time.sleep(0.5)
         return plain(*arguments, **named)
 
+    provider = govuk(double, timeout=0.3, workers=1)
+    provider.send("c0", [message(5)], NOW)
+    provider.close()
     monkeypatch.setattr(socket, "getaddrinfo", slow)
-    raised = unfinished(govuk(double, timeout=0.3, workers=1), messages(1))
+    raised = unfinished(provider, messages(1))
     assert type(raised) is OutcomeUnknown
     time.sleep(0.5)
-    assert double.connections == 1
-    assert double.posts == {}
+    assert double.connections == 2
+    assert double.posts == {reference(5): 1}
 
 
 def test_a_closed_gate_counts_as_never_written(double: GovukNotifyDouble) -> None:
@@ -577,6 +772,48 @@ def test_settings_that_cannot_be_are_refused_by_name(setting: str, value: str) -
 
 
 # In the hands of the dispatcher
+
+
+def given_sms(folder: Path) -> World:
+    return World(folder, recipients=lines(50, provider="govuk_notify"))
+
+
+def wrong_template(double: GovukNotifyDouble) -> None:
+    double.templates[SMS_TEMPLATE] = Template("sms", "Dear ((name)), ((body))")
+
+
+def wrong_key(double: GovukNotifyDouble) -> None:
+    double.guests = {"07700900123"}
+
+
+def nothing_known(double: GovukNotifyDouble) -> None:
+    double.chance = lambda _reference, _before: BAD
+
+
+@pytest.mark.parametrize("goes_wrong", [wrong_template, wrong_key, nothing_known])
+def test_what_is_wrong_with_us_stops_the_run_and_after_the_mend_everybody_is_sent_to_once(
+    tmp_path: Path, double: GovukNotifyDouble, goes_wrong: Callable[[GovukNotifyDouble], None]
+) -> None:
+    world = given_sms(tmp_path)
+    good, provider = dict(double.templates), govuk(double)
+    goes_wrong(double)
+    done = world.dispatch(world.ledger, provider)
+    assert (done.accepted, done.refused, done.unsent) == (0, 0, 50)
+    assert "govuk_notify" in done.stopped["sms"]
+    double.templates, double.guests = good, None
+    double.chance = lambda _reference, _before: None
+    assert world.dispatch(world.ledger, provider).accepted == 50
+    assert double.counts() == dict.fromkeys(world.references(), 1)
+
+
+@pytest.mark.parametrize("fault", [denial(400, "ValidationError", message="phone_number Not enough digits"), None])
+def test_one_odd_recipient_fails_alone(tmp_path: Path, double: GovukNotifyDouble, fault: Fault | None) -> None:
+    world = given_sms(tmp_path)
+    odd = world.references()[25]
+    double.post_faults[odd] = [fault or BAD]
+    done = world.dispatch(world.ledger, govuk(double))
+    assert (done.accepted, done.refused, done.stopped) == (49, 1, {})
+    assert odd not in double.counts()
 
 
 @pytest.mark.parametrize("seed", range(3))

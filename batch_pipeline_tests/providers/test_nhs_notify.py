@@ -4,9 +4,9 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,7 +31,16 @@ from batch_pipeline.providers.protocol import (
     RefusedMessage,
 )
 from batch_pipeline.sending import dispatcher
-from batch_pipeline_tests.ledger.given import BATCH, NOW, attempt_rows, lines, nhs_number, open_ledger, queue
+from batch_pipeline_tests.ledger.given import (
+    BATCH,
+    NOW,
+    attempt_rows,
+    lines,
+    nhs_number,
+    open_ledger,
+    queue,
+    set_attempts,
+)
 from batch_pipeline_tests.providers.nhs_notify_double import (
     API_KEY,
     Endpoint,
@@ -65,11 +74,11 @@ class Connect(Protocol):
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    with ExitStack() as closing:
+    with ExitStack() as after:
 
         def make(account: NhsNotifyAccount, *, timeout: timedelta = 5 * SECOND, **clocks: Any) -> NhsNotify:
             made = NhsNotify(account, timeout=timeout, **clocks)
-            closing.callback(made.close)
+            after.callback(made.close)
             return made
 
         yield make
@@ -330,6 +339,14 @@ STOPS: list[tuple[Reply, str]] = [
     (errors(400, ("CM_CANNOT_SET_CONTACT_DETAILS", f"{ROWS}/0/recipient/contactDetails")), "contact_details"),
     (errors(400, ("CM_CANNOT_SET_ORIGINATOR", f"{ROWS}/0/originator")), "CM_CANNOT_SET_ORIGINATOR"),
     (errors(400, ("CM_ODS_CODE_REQUIRED", f"{ROWS}/1/originator")), "ods_code"),
+    (errors(400, ("CM_INVALID_VALUE", f"{ROWS}/1/originator/odsCode")), "sends_ods_code"),
+    (errors(400, ("CM_INVALID_VALUE", f"{ROWS}/1/billingReference")), "billing_reference"),
+    (  # beside a row of its own
+        errors(
+            400, ("CM_INVALID_VALUE", f"{ROWS}/1/recipient"), ("CM_INVALID_VALUE", "/data/attributes/routingPlanId")
+        ),
+        "routing_plans",
+    ),
     (errors(401, "CM_DENIED"), "401.*CM_DENIED"),
     (errors(403, "CM_FORBIDDEN"), "403.*CM_FORBIDDEN"),
     (errors(403, "CM_SERVICE_BAN"), "CM_SERVICE_BAN"),
@@ -350,6 +367,48 @@ def test_these_answers_stop_the_run(double: NhsNotifyDouble, notify: NhsNotify, 
         send(notify)
     assert "9990000018" not in str(stop.value)
     assert double.asked["batches"] == (2 if reply.status in {401, 403} else 1)
+
+
+def rows(numbers: Iterable[int], code: str = "CM_INVALID_VALUE", field: str = "recipient/contactDetails/sms") -> Any:
+    return errors(400, *((code, f"{ROWS}/{number}/{field}") for number in numbers))
+
+
+OF_ALL: list[tuple[Reply, int]] = [
+    (rows(range(4)), 4),
+    (rows(range(50), field="personalisation"), 50),
+    (rows(range(100)), 1_000),
+    (rows(range(0, 200, 2)), 1_000),  # every second: half of the patients
+    (rows(range(100)), 100),
+]
+NOT_OF_ALL: list[tuple[Reply, int]] = [
+    (rows(range(1)), 1),  # each message there is, and yet by chance
+    (rows(range(3)), 3),
+    (rows(range(4)), 5),
+    (rows(range(99)), 1_000),
+    (rows(range(0, 1_000, 10)), 1_000),  # a hundred bad numbers among a thousand
+    (errors(400, *(("CM_INVALID_VALUE", f"{ROWS}/{row}/{'ab'[row % 2]}") for row in range(100))), 1_000),
+    (errors(400, *(("CM_" + "AB"[row % 2], f"{ROWS}/{row}/a") for row in range(4))), 4),
+    (errors(400, *(("CM_INVALID_VALUE", f"{ROWS}/0/a"),) * 4), 4),  # four times the same row
+]
+
+
+@pytest.mark.parametrize(("reply", "count"), OF_ALL)
+def test_the_same_fault_of_every_message_is_not_the_messages(
+    double: NhsNotifyDouble, notify: NhsNotify, reply: Reply, count: int
+) -> None:
+    double.plan("batches", Fault(answer=reply))
+    with pytest.raises(ProviderStopped, match=r"400 \(CM_INVALID_VALUE\): check nhs_notify\."):
+        send(notify, count)
+
+
+@pytest.mark.parametrize(("reply", "count"), NOT_OF_ALL)
+def test_faults_of_some_are_theirs(double: NhsNotifyDouble, notify: NhsNotify, reply: Reply, count: int) -> None:
+    double.plan("batches", Fault(answer=reply))
+    with pytest.raises(ChunkRefused) as refusal:
+        send(notify, count)
+    assert len(refusal.value.refused) == len(
+        {error["source"]["pointer"].split("/")[4] for error in reply.body["errors"]}
+    )
 
 
 def test_a_duplicate_batch_was_accepted_before(double: NhsNotifyDouble, notify: NhsNotify) -> None:
@@ -729,6 +788,39 @@ def test_a_key_that_is_none_is_refused(pem: str) -> None:
 
 
 # A whole dispatch
+
+
+@pytest.mark.parametrize("fault", ["contact details", "every message"])
+def test_what_is_wrong_with_us_stops_the_run_and_after_the_mend_everybody_is_sent_to_once(
+    tmp_path: Path, double: NhsNotifyDouble, connect: Connect, fault: str
+) -> None:
+    ledger, notify = open_ledger(tmp_path), connect(double.account())
+    queue(ledger, lines(50, provider="nhs_notify"))
+
+    def dispatch() -> dispatcher.Dispatched:
+        return dispatcher.dispatch(ledger, BATCH, providers(notify), now=NOW, owner="a test", sleep=lambda _: None)
+
+    with closing(ledger):
+        if fault == "every message":
+            double.plan("batches", Fault(answer=rows(range(50))))
+        double.contact_details = fault == "every message"
+        done = dispatch()
+        assert (done.accepted, done.refused, done.unsent) == (0, 0, 50)
+        assert "nhs_notify.sends_contact_details" in done.stopped["sms"]
+        double.contact_details = True
+        assert dispatch().accepted == 50
+        assert set(double.times().values()) == {1}
+
+
+def test_one_odd_recipient_fails_alone(tmp_path: Path, double: NhsNotifyDouble, notify: NhsNotify) -> None:
+    ledger = open_ledger(tmp_path)
+    queue(ledger, lines(50, provider="nhs_notify"))
+    set_attempts(ledger, {"address": "+44770090012"}, line=27)
+    with closing(ledger):
+        done = dispatcher.dispatch(ledger, BATCH, providers(notify), now=NOW, owner="a test", sleep=lambda _: None)
+        assert (done.accepted, done.refused, done.stopped) == (49, 1, {})
+        assert attempt_rows(ledger, "failure_code", line=27) == [("CM_INVALID_VALUE",)]
+    assert len(double.times()) == 49
 
 
 @pytest.mark.parametrize("seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 10))])

@@ -282,7 +282,7 @@ def test_a_message_larger_than_the_server_takes_is_refused_before_it_is_sent() -
 # Every stage, every outcome
 
 _REFUSED_511 = Answer([RefusedMessage("flu-2026-10:17:primary", "5.1.1")])
-_REFUSED_550 = Answer([RefusedMessage("flu-2026-10:17:primary", "550")])
+_REFUSED_551 = Answer([RefusedMessage("flu-2026-10:17:primary", "551")])
 _BEFORE_THE_DOT = ("greeting", "EHLO", "MAIL", "RCPT", "DATA")
 
 TABLE: list[tuple[str, Deed, Answer | type[Unfinished]]] = [
@@ -305,9 +305,10 @@ TABLE: list[tuple[str, Deed, Answer | type[Unfinished]]] = [
     ("MAIL", "530 5.7.0 log in first", ProviderStopped),
     ("MAIL", "552 5.1.1 too much", _REFUSED_511),
     ("RCPT", f"550 5.1.1 <{ADDRESS}>: nobody here", _REFUSED_511),
-    ("RCPT", f"550 nobody here: {ADDRESS}", _REFUSED_550),
+    ("RCPT", f"551 nobody here: {ADDRESS}", _REFUSED_551),
+    ("RCPT", f"550 nobody here: {ADDRESS}", PutOff),
     ("RCPT", "550-5.1.1 two\r\n550 5.1.1 lines", _REFUSED_511),
-    ("RCPT", "550 5.1.1.1 isn't a code", _REFUSED_550),
+    ("RCPT", "551 5.1.1.1 isn't a code", _REFUSED_551),
     ("RCPT", "530 5.7.0 log in first", ProviderStopped),
     ("DATA", "550 5.1.1 no", _REFUSED_511),
     ("DATA", "250 all right?", NotTaken),
@@ -319,7 +320,7 @@ TABLE: list[tuple[str, Deed, Answer | type[Unfinished]]] = [
     ("dot", "421 4.3.2 closing", NotTaken),
     ("dot", "451 4.3.0 later", NotTaken),
     ("dot", "550 5.1.1 no", _REFUSED_511),
-    ("dot", f"550 {ADDRESS} no", _REFUSED_550),
+    ("dot", f"550 {ADDRESS} no", PutOff),
     ("taken", hang_up, OutcomeUnknown),
     ("taken", reset, OutcomeUnknown),
     ("taken", "nonsense", OutcomeUnknown),
@@ -377,6 +378,140 @@ def test_nobody_there_is_not_taken() -> None:
 def test_a_host_that_does_not_exist_is_not_taken(certificate: Certificate) -> None:
     with pytest.raises(NotTaken):
         send(Smtp(replace(ACCOUNT, host="nobody.invalid", security="tls")))
+
+
+# Of whom a refusal speaks
+
+OF_US = [
+    ("RCPT", "530 5.7.0 log in first", "password"),
+    ("RCPT", "535 log in first", "password"),
+    ("RCPT", "550 5.7.57 client not authenticated", "password"),
+    ("RCPT", "550 5.7.54 unable to relay", "smtp.host"),
+    ("RCPT", "550 5.1.8 sender: domain not found", "smtp.bounce_address"),
+    ("RCPT", "553 5.1.7 sender: bad syntax", "smtp.bounce_address"),
+    ("RCPT", "550 5.7.27 sender: null MX", "smtp.bounce_address"),
+    ("RCPT", "503 5.5.1 MAIL first", "smtp.host"),
+    ("RCPT", "502 5.5.2 what?", "smtp.host"),
+    ("RCPT", "550 5.4.5 daily quota", "may send no more"),
+    ("DATA", "530 5.7.0 log in first", "password"),
+    ("dot", "550 5.7.60 no permission to send as this sender", "smtp.from_address"),
+    ("dot", "554 5.2.252 SendAsDenied", "smtp.from_address"),
+    ("dot", "550 5.7.708 traffic not accepted from this IP", "smtp.host"),
+]
+OF_THE_RECIPIENT = [
+    *(("RCPT", f"550 {code} no") for code in ("5.1.1", "5.1.2", "5.1.3", "5.1.10", "5.2.1", "5.2.2", "5.4.4")),
+    ("RCPT", "556 5.1.10 null MX"),
+    ("RCPT", "550 5.7.124 not in its list of allowed senders"),
+    ("DATA", "554 5.1.1 no"),
+    ("dot", "552 5.2.2 full"),
+]
+OF_EITHER = [
+    ("RCPT", "554 5.7.1 relay access denied"),  # Postfix
+    ("RCPT", "550 relay not permitted"),  # Exim; and "550 Unrouteable address"
+    ("RCPT", "550 5.7.1 unable to relay"),  # Exchange; and a blocked recipient
+    ("RCPT", "553 sorry, that domain isn't in my list of allowed rcpthosts (#5.7.1)"),  # qmail
+    ("RCPT", "555 5.5.2 syntax error"),  # Gmail, of an odd recipient
+    ("RCPT", "501 5.5.4 invalid arguments"),
+    ("DATA", "554 5.5.1 no valid recipients"),
+    ("dot", "554 5.6.0 no"),
+    ("dot", "554 5.7.1 spam"),
+    ("dot", "550 5.7.26 not authenticated by SPF or DKIM"),
+    ("MAIL", "552 5.3.4 too large"),
+]
+
+
+@pytest.mark.parametrize(("stage", "reply", "says"), OF_US)
+def test_a_refusal_that_speaks_of_us_stops_the_run_and_says_what_to_mend(stage: str, reply: str, says: str) -> None:
+    with MailServer(at(stage, reply)) as server:
+        stopped = str(failure(server, ProviderStopped))
+    assert says in stopped
+    assert " ".join(word for word in reply.split()[:2] if word[0].isdigit()) in stopped
+    assert reply.rsplit(maxsplit=1)[-1] not in stopped.split()
+
+
+@pytest.mark.parametrize(("stage", "reply"), OF_THE_RECIPIENT)
+def test_a_refusal_that_speaks_of_the_recipient_fails_that_message_however_many_there_are(
+    stage: str, reply: str
+) -> None:
+    with MailServer(at(stage, reply)) as server, provider(server) as mail:
+        for line in range(12):
+            assert send(mail, message(line)) == Answer([RefusedMessage(message(line).reference, reply.split()[1])])
+
+
+@pytest.mark.parametrize(("stage", "reply"), OF_EITHER)
+def test_the_third_message_in_a_row_shows_that_it_is_us_and_nobody_is_failed(stage: str, reply: str) -> None:
+    with MailServer(at(stage, reply)) as server, provider(server) as mail:
+        for line in range(2):
+            with pytest.raises(PutOff) as put_off:
+                send(mail, message(line))
+            assert put_off.value.retry_after < timedelta(seconds=10)
+        for line in (2, 0, 1, 3):
+            with pytest.raises(ProviderStopped, match=rf"{reply[:3]}.*in a row.*the account's settings"):
+                send(mail, message(line))
+        server.fate = lambda _: None
+        for line in range(4):
+            assert send(mail, message(line)) == Answer()
+    assert len(server.journal) == 4
+
+
+@pytest.mark.parametrize(("stage", "reply"), OF_EITHER)
+def test_offered_again_and_refused_again_it_is_that_message(stage: str, reply: str) -> None:
+    with MailServer(at(stage, reply)) as server, provider(server) as mail:
+        with pytest.raises(PutOff):
+            send(mail)
+        (refused,) = send(mail).refused
+    assert refused.reference == message().reference
+
+
+@pytest.mark.parametrize(("stage", "reply"), OF_EITHER)
+def test_once_others_were_taken_a_refusal_is_final_and_only_many_in_a_row_are_ours(stage: str, reply: str) -> None:
+    with MailServer() as server, provider(server) as mail:
+        assert send(mail) == Answer()
+        server.fate = at(stage, reply)
+        assert [len(send(mail, message(line)).refused) for line in range(100, 109)] == [1] * 9
+        with pytest.raises(ProviderStopped):
+            send(mail, message(109))
+        server.fate = lambda _: None
+        assert send(mail, message(109)) == Answer()
+        server.fate = at(stage, reply)
+        assert [len(send(mail, message(line)).refused) for line in range(200, 209)] == [1] * 9
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "454 4.7.1 relay access denied",  # Postfix as shipped
+        "450 4.1.8 sender: domain not found",
+        "450 4.1.7 sender: unverified",
+    ],
+)
+def test_a_put_off_that_speaks_of_us_is_of_no_message(reply: str) -> None:
+    with MailServer(at("RCPT", reply)) as server:
+        assert reply[:9] in str(failure(server, NotTaken))
+
+
+@pytest.mark.parametrize("reply", ["450 4.7.1 cannot find your hostname", "450 greylisted", "451 4.7.1 greylisted"])
+def test_messages_put_off_in_a_row_are_put_off_because_of_us(reply: str) -> None:
+    """Who is put off at every try ends as refused: so all would."""
+    with MailServer(at("RCPT", reply)) as server, provider(server) as mail:
+        kinds: list[type[Exception]] = []
+        for line in (0, 0, 1, 2, 0):
+            with pytest.raises(NotTaken) as raised:
+                send(mail, message(line))
+            kinds.append(type(raised.value))
+        assert kinds == [PutOff, PutOff, PutOff, NotTaken, NotTaken]
+        server.fate = lambda _: None
+        assert send(mail, message(3)) == Answer()
+        server.fate = at("RCPT", reply)
+        with pytest.raises(PutOff):
+            send(mail, message(0))
+
+
+def test_full_mailboxes_are_the_mailboxes_however_many_there_are() -> None:
+    with MailServer(at("RCPT", "452 4.2.2 full")) as server, provider(server) as mail:
+        for line in range(12):
+            with pytest.raises(PutOff):
+                send(mail, message(line))
 
 
 # Time

@@ -20,6 +20,8 @@ ONE_SIDE = "every_patient_is_on_one_side"
 
 @dg.multi_asset(
     ins={"patients": dg.AssetIn()},
+    # The newest day there is, whatever it is: the house reads it, and Dagster is told where it comes from.
+    deps=[dg.AssetDep("nhs_app_accounts", partition_mapping=dg.AllPartitionMapping())],
     outs={
         "contactability": tables.out(schemas.CONTACTABILITY, GROUP),
         "recipients": tables.out(schemas.RECIPIENTS, GROUP),

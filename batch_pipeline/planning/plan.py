@@ -240,7 +240,12 @@ def _warnings(
         warnings.append(
             f"the NHS App snapshot of {snapshot.as_of} is older than {policy.SNAPSHOT_OLD_AFTER.days} days: refresh it"
         )
-    if snapshot.state == "unknown":
+    if snapshot.state == "unknown" and snapshot.as_of is None:
+        warnings.append(
+            "no NHS App accounts were ever fetched: nobody goes by the App. Fetch them with `batch-pipeline look-up "
+            f"nhs-app-accounts {sender.workspace}` and submit again, or have a person approve this"
+        )
+    elif snapshot.state == "unknown":
         warnings.append(
             f"the NHS App snapshot of {snapshot.as_of} is older than {policy.SNAPSHOT_UNKNOWN_AFTER.days} days and counts as unknown: "
             f"nobody goes by the App: {_by_sms(snapshot.lost, sender.prices)} more. "

@@ -41,6 +41,16 @@ _AS_TYPED = {
     for name in ("nhs_number", "patient_name", "date_of_birth")
 }
 
+NHS_APP_ACCOUNTS = pa.DataFrameSchema(
+    {
+        "nhs_number": _column(TEXT, "ten digits", pa.Check.str_matches(r"^[0-9]{10}$")),
+        "notifications_enabled": _column("BOOLEAN", "whether messages by the App reach this patient"),
+    },
+    name="nhs_app_accounts",
+    strict=True,
+    description="A practice's patients with the NHS App as NHS Notify told on one day: all of them, or no table.",
+)
+
 COHORT = pa.DataFrameSchema(
     {
         "line": _line(),
@@ -231,6 +241,7 @@ DELIVERY_METRICS = pa.DataFrameSchema(
 SCHEMAS = {
     schema.name: schema
     for schema in (
+        NHS_APP_ACCOUNTS,
         COHORT,
         PATIENTS,
         REJECTED_ROWS,

@@ -416,7 +416,7 @@ def look_up_nhs_app_accounts(
     there = house.app_accounts_of(practice, day).exists()
     if again or not there:
         with _watched(f"NHS App accounts of {practice}"):
-            Runner(house.home).look_up("nhs_app_accounts", practice, day, now)
+            Runner(house.home).look_up("app_accounts", practice, day, now)
     already = "already: " if there and not again else ""
     accounts, notified = app_accounts.counted(house, practice, day)
     _say(f"{practice}: {already}{accounts:,} NHS App accounts as of {day}, {notified:,} of them with notifications on")

@@ -29,4 +29,4 @@ dispatch = _job("dispatch", "Queues the approved plan and sends it, each message
 receipts = _job("receipts", "Folds what the providers say into the batch.", "receipts")
 fallback = _job("fallback", "Sends the fallbacks that are due.", "fallbacks")
 report = _job("report", "Measures the batch and writes its reports.", "delivery_metrics", "batch_report")
-nhs_app_accounts = _job("nhs_app_accounts", "Fetches who of a practice has the NHS App.", "nhs_app_accounts")
+app_accounts = _job("app_accounts", "Fetches who of a practice has the NHS App.", "nhs_app_accounts")

@@ -1,7 +1,7 @@
 """What is looked up of patients besides their file: who has the NHS App, once a day and practice."""
 
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, datetime
 
 import dagster as dg
 
@@ -9,6 +9,7 @@ from batch_pipeline.defs import jobs, tables
 from batch_pipeline.defs.partitions import OWNERS, PRACTICE_DAYS, PRACTICES, practice_day
 from batch_pipeline.defs.refusals import failure, refusals
 from batch_pipeline.defs.resources import ClockResource, HouseResource
+from batch_pipeline.house import House
 from batch_pipeline.operations import app_accounts
 from batch_pipeline.planning import tables as schemas
 from batch_pipeline.rules import policy
@@ -54,7 +55,7 @@ def nhs_app_accounts(
 
 
 @dg.schedule(
-    job=jobs.nhs_app_accounts,
+    job=jobs.app_accounts,
     cron_schedule="15 5-20/3 * * *",
     execution_timezone=str(app_accounts.ZONE),
     default_status=dg.DefaultScheduleStatus.RUNNING,
@@ -64,17 +65,21 @@ def nhs_app_accounts_schedule(
     context: dg.ScheduleEvaluationContext, house: HouseResource
 ) -> list[dg.RunRequest] | dg.SkipReason:
     """Asks once a day and practice; a day that failed is tried again every three hours."""
-    now = context.scheduled_execution_time
-    missing, faults = app_accounts.not_fetched(house.open(), now)
+    requests, faults = due(house.open(), context.instance, context.scheduled_execution_time)
     for sentence in faults:
         context.log.warning(sentence)
-    if not missing:
-        return dg.SkipReason("; ".join(faults) or "today's NHS App accounts are there, or nobody fetches any")
-    context.instance.add_dynamic_partitions(str(PRACTICES.name), missing)
+    return requests or dg.SkipReason("; ".join(faults) or "today's NHS App accounts are there, or nobody fetches any")
+
+
+def due(house: House, instance: dg.DagsterInstance, now: datetime) -> tuple[list[dg.RunRequest], list[str]]:
+    """A run for each practice whose accounts of today are wanted and not there; and the faults of workspaces' files."""
+    missing, faults = app_accounts.not_fetched(house, now)
+    if missing:
+        instance.add_dynamic_partitions(str(PRACTICES.name), missing)
     day = app_accounts.day_of(now).isoformat()
     return [
         dg.RunRequest(
             run_key=f"{code}:{now.isoformat()}", partition_key=dg.MultiPartitionKey({"day": day, "ods_code": code})
         )
         for code in missing
-    ]
+    ], faults

@@ -54,7 +54,7 @@ JOBS = {
     "receipts": {"receipts"},
     "fallback": {"fallbacks"},
     "report": {"delivery_metrics", "batch_report"},
-    "nhs_app_accounts": {"nhs_app_accounts"},
+    "app_accounts": {"nhs_app_accounts"},
 }
 SENSORS = {
     "inbox_sensor": "plan",
@@ -141,7 +141,7 @@ def test_the_app_s_accounts_are_fetched_by_a_schedule_that_is_on_and_are_known_t
 ) -> None:
     (schedule,) = list(defs.schedules or ())
     assert isinstance(schedule, dg.ScheduleDefinition)
-    assert (schedule.job_name, schedule.execution_timezone) == ("nhs_app_accounts", "Europe/London")
+    assert (schedule.job_name, schedule.execution_timezone) == ("app_accounts", "Europe/London")
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
     policy = specs["nhs_app_accounts"].freshness_policy
     assert policy == dg.FreshnessPolicy.time_window(warn_window=timedelta(days=2), fail_window=timedelta(days=7))

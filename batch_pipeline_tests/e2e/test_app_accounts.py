@@ -6,8 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 import pytest
 
-from batch_pipeline import definitions
-from batch_pipeline.defs.resources import HouseResource
+from batch_pipeline.defs import look_ups
 from batch_pipeline.errors import Refused
 from batch_pipeline.runner import Runner
 from batch_pipeline_tests.e2e.surgery import Surgery, T, by_email, by_sms
@@ -125,16 +124,11 @@ def test_a_day_to_come_is_refused(surgery: Surgery, notify: nhs.NhsNotifyDouble)
 MORNING = datetime(2026, 10, 1, 4, 15, tzinfo=UTC)
 
 
-def tick(surgery: Surgery, at: datetime = MORNING) -> tuple[list[dg.RunRequest], str, set[str]]:
-    """What the schedule asks for, or why nothing, and the practices that Dagster knows then."""
-    with surgery.dagster() as instance, dg.build_schedule_context(instance, at) as context:
-        schedule = definitions.defs().resolve_schedule_def("nhs_app_accounts_schedule")
-        found = schedule(context, house=HouseResource(home=str(surgery.home.root)))
-        practices = set(instance.get_dynamic_partitions("ods_code"))
-    if isinstance(found, dg.SkipReason):
-        return [], str(found.skip_message), practices
-    assert isinstance(found, list)
-    return found, "", practices
+def tick(surgery: Surgery, at: datetime = MORNING) -> tuple[list[dg.RunRequest], list[str], set[str]]:
+    """What the schedule asks for, the faults it tells of, and the practices that Dagster knows then."""
+    with surgery.dagster() as instance:
+        requests, faults = look_ups.due(surgery.house, instance, at)
+        return requests, faults, set(instance.get_dynamic_partitions("ods_code"))
 
 
 def test_the_schedule_asks_for_each_practice_once(surgery: Surgery, notify: nhs.NhsNotifyDouble) -> None:
@@ -151,17 +145,17 @@ def test_the_schedule_asks_for_each_practice_once(surgery: Surgery, notify: nhs.
 
 
 def test_the_schedule_does_nothing_where_nobody_fetches(surgery: Surgery) -> None:
-    requests, why, practices = tick(surgery)
-    assert (requests, practices) == ([], set())
-    assert "nobody fetches any" in why
+    assert tick(surgery) == ([], [], set())
 
 
 def test_a_faulty_workspace_stops_no_other(surgery: Surgery, notify: nhs.NhsNotifyDouble) -> None:
     surgery.put(surgery.home.workspaces / "broken.yaml", "id: broken\n")
-    assert len(tick(surgery)[0]) == 1
+    requests, (fault,), _ = tick(surgery)
+    assert len(requests) == 1
+    assert "broken.yaml" in fault
 
 
 def test_another_day_than_today_cannot_be_materialised(surgery: Surgery, notify: nhs.NhsNotifyDouble) -> None:
     with surgery.dagster(), pytest.raises(Refused, match="present day only: fetch those of 2026-10-01"):
-        Runner(surgery.home).look_up("nhs_app_accounts", PRACTICE, date(2026, 9, 1), T)
+        Runner(surgery.home).look_up("app_accounts", PRACTICE, date(2026, 9, 1), T)
     assert notify.asked["accounts"] == 0

@@ -257,6 +257,18 @@ class NhsAppAccounts(Checked):
         return self
 
 
+class PdsChoice(Checked):
+    """An application at the Personal Demographics Service. Its keys come from the environment (``credentials``)."""
+
+    key_id: Text = Field(description="the id (kid) under which the public key is registered")
+    base_url: Text = "https://api.service.nhs.uk"
+    token_url: Text | None = None
+    per_second: Annotated[int, Field(ge=1, le=1000)] = 5
+    fresh_for: Duration = timedelta(days=7)
+    timeout: Seconds = 30.0
+    credentials: EnvironmentPrefix = _CREDENTIALS
+
+
 class OptOuts(Checked):
     """The workspace's opt-out list: a CSV ``nhs_number,opted_out_on``."""
 
@@ -326,6 +338,7 @@ class Workspace(Checked):
     govuk_notify: GovukNotifyChoice | None = None
     smtp: SmtpChoice | None = None
     nhs_app_accounts: NhsAppAccounts | None = None
+    pds: PdsChoice | None = None
     opt_outs: OptOuts | None = None
     circuit_breaker: CircuitBreaker = CircuitBreaker()
     simulator: SimulatorChoice = SimulatorChoice()

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from batch_pipeline.home import Home
 from batch_pipeline.ingest.lists import ALL_CHANNELS, NO_ACCOUNTS, NO_OPT_OUTS, read_app_accounts, read_opt_outs
-from batch_pipeline.ledger import batches, history, snapshot
+from batch_pipeline.ledger import batches, history, pds_answers, snapshot
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.hashing import Hasher, hold_to_key, load_or_make_key
 from batch_pipeline.planning.contact import Facts
@@ -238,6 +238,7 @@ class House:
         workspace = submitted.workspace
         with self.ledger.read() as connection:
             marks = history.marked(connection)
+            marked_by_pds = pds_answers.marked_by_look_ups(connection)
             begun = snapshot.read_begun(connection, submitted.row.batch)
         return Facts(
             app_accounts=accounts,
@@ -245,6 +246,7 @@ class House:
             marks=marks,
             failed_numbers=self._failed_numbers(workspace, now),
             begun=begun,
+            marked_by_pds=marked_by_pds,
         )
 
 

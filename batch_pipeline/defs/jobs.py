@@ -23,7 +23,15 @@ plan = _job(
     "plan",
     "From a file in the inbox to a plan that a person can review.",
     *("cohort", "patients", "rejected_rows", "duplicates"),
-    *("contactability", "recipients", "non_contactable", "channel_plan", "batch_plan", "non_contactable_report"),
+    *(
+        "pds_details",
+        "contactability",
+        "recipients",
+        "non_contactable",
+        "channel_plan",
+        "batch_plan",
+        "non_contactable_report",
+    ),
 )
 dispatch = _job("dispatch", "Queues the approved plan and sends it, each message once.", "outbox", "dispatch")
 receipts = _job("receipts", "Folds what the providers say into the batch.", "receipts")

@@ -1,16 +1,17 @@
-"""What is looked up of patients besides their file: who has the NHS App, once a day and practice."""
+"""What is looked up of patients besides their file: who has the NHS App, once a day and practice; details from PDS."""
 
 from collections.abc import Iterator
 from datetime import date, datetime
+from pathlib import Path
 
 import dagster as dg
 
 from batch_pipeline.defs import jobs, tables
-from batch_pipeline.defs.partitions import OWNERS, PRACTICE_DAYS, PRACTICES, practice_day
+from batch_pipeline.defs.partitions import BATCHES, OWNERS, PRACTICE_DAYS, PRACTICES, newest_app_accounts, practice_day
 from batch_pipeline.defs.refusals import failure, refusals
 from batch_pipeline.defs.resources import ClockResource, HouseResource
 from batch_pipeline.house import House
-from batch_pipeline.operations import app_accounts
+from batch_pipeline.operations import app_accounts, pds_details
 from batch_pipeline.planning import tables as schemas
 from batch_pipeline.rules import policy
 
@@ -52,6 +53,30 @@ def nhs_app_accounts(
             "old_days_deleted": deleted,
         }
     )
+
+
+@dg.multi_asset(
+    ins={"patients": dg.AssetIn()},
+    deps=[newest_app_accounts()],
+    outs={"pds_details": tables.out(schemas.PDS_DETAILS, GROUP)},
+    check_specs=[tables.fits_spec(schemas.PDS_DETAILS)],
+    partitions_def=BATCHES,
+)
+def looked_up_patients(
+    context: dg.AssetExecutionContext, house: HouseResource, clock: ClockResource, patients: Path
+) -> Iterator[dg.AssetCheckResult | dg.Output[Path]]:
+    """Asks PDS for those patients alone whose path needs a detail that the file lacks.
+
+    Materialised again, it asks only for those of whom nothing was learnt, or whose answer is no longer fresh.
+    """
+    home = house.open()
+    with refusals():
+        submitted = home.submitted(context.partition_key)
+    with refusals(), home.staging() as folder, home.duck() as con, tables.made_from(submitted, patients):
+        table = folder / "pds_details"
+        counted = pds_details.look_up(home, con, submitted, patients, table, clock.now)
+        yield tables.fits(con, schemas.PDS_DETAILS, table)
+        yield dg.Output(table, "pds_details", metadata={"look_ups": tables.markdown(("look-ups", "patients"), counted)})
 
 
 @dg.schedule(

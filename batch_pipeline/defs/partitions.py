@@ -18,3 +18,8 @@ def practice_day(partition_key: str) -> tuple[str, str]:
     """The day and the ODS code of a partition of ``PRACTICE_DAYS``."""
     keys = PRACTICE_DAYS.get_partition_key_from_str(partition_key).keys_by_dimension
     return keys["day"], keys["ods_code"]
+
+
+def newest_app_accounts() -> dg.AssetDep:
+    """The newest day of NHS App accounts, whichever it is: the house reads it, and Dagster is told where it comes from."""
+    return dg.AssetDep("nhs_app_accounts", partition_mapping=dg.AllPartitionMapping())

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from batch_pipeline.ledger.dialects import insert
 from batch_pipeline.ledger.tables import attempts, patient_marks, pds_answers
-from batch_pipeline.rules.demographics import OUTCOMES, Details
+from batch_pipeline.rules.demographics import OUTCOMES, Details, Outcome
 
 SOURCE = "pds"
 """Of the marks that look-ups give, which a later look-up may take back."""
@@ -20,7 +20,7 @@ def fresh(connection: sa.Connection, workspace: str, since: datetime) -> dict[st
     query = sa.select(pds_answers).where(
         pds_answers.c.workspace == workspace, pds_answers.c.fetched_at >= since, pds_answers.c.outcome != "failed"
     )
-    outcomes = {outcome: outcome for outcome in OUTCOMES}
+    outcomes: dict[str, Outcome] = {outcome: outcome for outcome in OUTCOMES}
     return {
         row.patient: (Details(outcomes[row.outcome], row.current_number, row.mobile, row.email), row.fetched_at)
         for row in connection.execute(query)

@@ -44,7 +44,7 @@ def assign(  # noqa: PLR0913 - what a plan is made of
     """
     hasher.prepare(con)
     con.register("given_had", pa.table({"patient": pa.array(list(already_had), pa.string())}))
-    had = f"NOT r.begun AND {hasher.sql('p.nhs_number')} IN (SELECT patient FROM given_had)" if already_had else "false"
+    had = f"NOT r.begun AND ({_had(hasher)})" if already_had else "false"
     if message.unknown_fields:
         characters = subject_characters = basic = "NULL::BIGINT"
         sms = "NULL::VARCHAR"
@@ -66,7 +66,7 @@ def assign(  # noqa: PLR0913 - what a plan is made of
                     {characters} IS NOT NULL AND (path <> 'email' OR {subject_characters} IS NOT NULL) AS complete,
                     {_of_a_patient(message)} AS digest
                 FROM (
-                    SELECT r.line, p.nhs_number, r.path, r.rule, r.address, r.fallback_number, {had} AS held_back
+                    SELECT r.line, coalesce(r.current_number, p.nhs_number) AS nhs_number, r.path, r.rule, r.address, r.fallback_number, {had} AS held_back
                         {message.values_sql()}
                     FROM {scan(recipients)} r {message.joins(patients, cohort)}
                 )
@@ -85,6 +85,14 @@ def assign(  # noqa: PLR0913 - what a plan is made of
         """,
             out,
         )
+
+
+def _had(hasher: Hasher) -> str:
+    """Whether the patient had the message before, under this number or the one that has superseded it."""
+    before, now = (
+        f"{hasher.sql(each)} IN (SELECT patient FROM given_had)" for each in ("p.nhs_number", "r.current_number")
+    )
+    return f"{before} OR CASE WHEN r.current_number IS NOT NULL THEN {now} ELSE false END"
 
 
 def _of_a_patient(message: Message) -> str:

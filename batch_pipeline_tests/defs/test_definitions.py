@@ -17,13 +17,14 @@ GRAPH: dict[str, tuple[str, set[str]]] = {
     "patients": ("cohort", {"cohort"}),
     "rejected_rows": ("cohort", {"cohort"}),
     "duplicates": ("cohort", {"cohort"}),
-    "contactability": ("contactability", {"patients", "nhs_app_accounts"}),
-    "recipients": ("contactability", {"patients", "nhs_app_accounts"}),
-    "non_contactable": ("contactability", {"patients", "nhs_app_accounts"}),
+    "pds_details": ("look_ups", {"patients", "nhs_app_accounts"}),
+    "contactability": ("contactability", {"patients", "pds_details", "nhs_app_accounts"}),
+    "recipients": ("contactability", {"patients", "pds_details", "nhs_app_accounts"}),
+    "non_contactable": ("contactability", {"patients", "pds_details", "nhs_app_accounts"}),
     "channel_plan": ("channels", {"recipients", "patients", "cohort"}),
     "batch_plan": (
         "review",
-        {"cohort", "patients", "rejected_rows", "duplicates", "non_contactable", "channel_plan"},
+        {"cohort", "patients", "rejected_rows", "duplicates", "pds_details", "non_contactable", "channel_plan"},
     ),
     "outbox": ("dispatch", {"batch_plan", "channel_plan", "patients", "cohort"}),
     "dispatch": ("dispatch", {"outbox"}),
@@ -47,7 +48,16 @@ CHECKS = {
 }
 JOBS = {
     "plan": {
-        *("cohort", "patients", "rejected_rows", "duplicates", "contactability", "recipients", "non_contactable"),
+        *(
+            "cohort",
+            "patients",
+            "rejected_rows",
+            "duplicates",
+            "pds_details",
+            "contactability",
+            "recipients",
+            "non_contactable",
+        ),
         *("channel_plan", "batch_plan", "non_contactable_report"),
     },
     "dispatch": {"outbox", "dispatch"},

@@ -117,13 +117,9 @@ class PdsDouble(NhsNotifyDouble):
         return self
 
     def pds_account(self, **changes: Any) -> PdsAccount:
-        standard: dict[str, Any] = {
-            "base_url": self.host,
-            "api_key": API_KEY,
-            "key_id": KEY_ID,
-            "private_key": private_key(),
-        }
-        return PdsAccount(**(standard | {"ods_code": "A99999"} | changes))
+        known: dict[str, Any] = {"base_url": self.host, "api_key": API_KEY, "key_id": KEY_ID, "ods_code": "A99999"}
+        known["private_key"] = private_key()
+        return PdsAccount(**{**known, **changes})
 
     def asked_for(self) -> list[str]:
         """Each number that was ever asked for, in that order."""

@@ -75,6 +75,7 @@ def test_a_part_of_them_is_no_snapshot_and_the_last_one_stays(surgery: Surgery, 
     assert any("of 2026-10-01 is older than 2 days" in warning for warning in shown["warnings"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fetched", [True, False])
 def test_one_too_old_or_none_counts_as_unknown(surgery: Surgery, notify: nhs.NhsNotifyDouble, *, fetched: bool) -> None:
     if fetched:
@@ -85,12 +86,14 @@ def test_one_too_old_or_none_counts_as_unknown(surgery: Surgery, notify: nhs.Nhs
     assert ("of 2026-09-23 is older than 7 days" if fetched else "no NHS App accounts were ever fetched") in warning
 
 
+@pytest.mark.slow
 def test_days_are_kept_for_a_fortnight(surgery: Surgery, notify: nhs.NhsNotifyDouble) -> None:
     for ago in (15, 14, 0):
         surgery.done(*FETCH, at=T - timedelta(days=ago))
     assert days(surgery) == [kept("2026-09-17"), kept("2026-10-01")]
 
 
+@pytest.mark.slow
 def test_a_day_is_that_of_london(surgery: Surgery, notify: nhs.NhsNotifyDouble) -> None:
     surgery.done(*FETCH, at=datetime(2026, 9, 30, 23, 30, tzinfo=UTC))
     assert days(surgery) == [kept("2026-10-01")]
@@ -155,6 +158,7 @@ def test_a_faulty_workspace_stops_no_other(surgery: Surgery, notify: nhs.NhsNoti
     assert "broken.yaml" in fault
 
 
+@pytest.mark.slow
 def test_another_day_than_today_cannot_be_materialised(surgery: Surgery, notify: nhs.NhsNotifyDouble) -> None:
     with surgery.dagster(), pytest.raises(Refused, match="present day only: fetch those of 2026-10-01"):
         Runner(surgery.home).look_up("app_accounts", PRACTICE, date(2026, 9, 1), T)

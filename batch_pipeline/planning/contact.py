@@ -106,7 +106,7 @@ def assess(
         )
         SELECT line, coalesce(begun, chosen) AS path,
             CASE WHEN begun <> chosen THEN 'as it was sent under an earlier plan → ' || begun
-                WHEN filled IS NOT NULL THEN rule || ' (' || filled || ' from PDS)' ELSE rule END AS rule,
+                WHEN filled = CASE chosen WHEN 'email' THEN 'email' ELSE 'mobile' END THEN rule || ' (' || filled || ' from PDS)' ELSE rule END AS rule,
             reasons, {rule.sub_reason_sql("reasons")} AS sub_reason, {_DETAIL} AS detail,
             CASE WHEN coalesce(begun, chosen) = 'nhs_app' THEN nhs_number WHEN begun IS NOT NULL THEN begun_address
                 WHEN chosen = 'email' THEN {rule.USABLE_EMAIL} ELSE {rule.USABLE_MOBILE} END AS address,

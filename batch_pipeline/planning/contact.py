@@ -167,13 +167,15 @@ def gaps(
     """).fetchall()
 
 
-def _as_in_file(patients: Path) -> str:
-    """The FROM-term of patients of whom nothing was looked up."""
-    unknown = "NULL::VARCHAR AS looked_up, NULL::VARCHAR AS filled, false AS superseded"
-    return f"(SELECT *, {unknown} FROM {scan(patients)})"
+def _as_in_file(patients: Path) -> tuple[str, str]:
+    """The FROM-term of patients of whom nothing was looked up, and what is known of that.
+
+    Constants, and not columns of the FROM-term: through the joins they would be carried for every patient.
+    """
+    return scan(patients), ", NULL::VARCHAR AS looked_up, NULL::VARCHAR AS filled, false AS superseded"
 
 
-def _filled(patients: Path, details: Path, message_type: str, facts: Facts, hasher: Hasher) -> str:
+def _filled(patients: Path, details: Path, message_type: str, facts: Facts, hasher: Hasher) -> tuple[str, str]:
     """The same with what was looked up in the file's gaps: a mobile; an email, where there is still no mobile.
 
     No email for a message that never goes by email: there it could only close the way by the App.
@@ -182,7 +184,7 @@ def _filled(patients: Path, details: Path, message_type: str, facts: Facts, hash
     mobile = f"d.mobile IS NOT NULL AND {lacks_mobile}"
     no_mobile = f"{lacks_mobile} AND (d.mobile IS NULL OR {_failed('d.mobile', facts, hasher)})"
     email = f"d.email IS NOT NULL AND p.email IS NULL AND {no_mobile} AND {paths.goes_by_email(message_type)}"
-    return f"""(
+    filled = f"""(
         SELECT p.* REPLACE (
                 coalesce(d.current_number, p.nhs_number) AS nhs_number,
                 CASE WHEN {mobile} THEN d.mobile ELSE p.mobile END AS mobile,
@@ -193,9 +195,12 @@ def _filled(patients: Path, details: Path, message_type: str, facts: Facts, hash
             d.current_number IS NOT NULL AS superseded
         FROM {scan(patients)} p LEFT JOIN {scan(details)} d USING (line) WHERE d.duplicate_of IS NULL
     )"""
+    return filled, ""
 
 
-def _routed(source: str, organisation: Organisation, message_type: str, facts: Facts, hasher: Hasher) -> str:
+def _routed(
+    source: tuple[str, str], organisation: Organisation, message_type: str, facts: Facts, hasher: Hasher
+) -> str:
     """The common table expression ``routed``: patients with all that is known of them, and their path and its rule."""
     path, chosen_by = paths.path_sql(
         organisation.organisation_type,
@@ -216,12 +221,13 @@ def _routed(source: str, organisation: Organisation, message_type: str, facts: F
         if facts.begun.num_rows
         else "LEFT JOIN begun ON false"
     )
+    rows, looked_up = source
     return f"""known AS (
-            SELECT p.*, marks.mark, begun.channel AS begun, begun.address AS begun_address,
+            SELECT p.*{looked_up}, marks.mark, begun.channel AS begun, begun.address AS begun_address,
                 begun.fallback_number AS begun_fallback, coalesce(o.channels, []::VARCHAR[]) AS opted_out,
                 coalesce(a.notifications_enabled, false) AS has_app,
                 p.mobile IS NOT NULL AND {_failed("p.mobile", facts, hasher)} AS likely
-            FROM {source} p
+            FROM {rows} p
             LEFT JOIN opted_out o USING (nhs_number)
             LEFT JOIN app_accounts a USING (nhs_number)
             {marks}

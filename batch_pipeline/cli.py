@@ -431,6 +431,35 @@ def report(
         _say(str(path))
 
 
+look_up = typer.Typer(no_args_is_help=True)
+app.add_typer(look_up, name="look-up", help="Look up what patients' files don't say.")
+
+
+@look_up.command(name="nhs-app-accounts")
+def look_up_nhs_app_accounts(
+    context: typer.Context,
+    workspace: Annotated[str, typer.Argument(metavar="WORKSPACE", help="The workspace's id.")],
+    again: Annotated[bool, typer.Option("--again", help="Although today's are there.")] = False,
+    at: At = None,
+) -> None:
+    """Fetch who of a practice has the NHS App, once a day. The schedule of the UI does so by itself."""
+    from batch_pipeline.operations import app_accounts
+    from batch_pipeline.runner import Runner
+
+    house: House = context.obj
+    now = _now(at)
+    if now > datetime.now(UTC):
+        raise Refused("--at: accounts are of the day they are fetched on, and that one is still to come: leave it out")
+    practice, day = app_accounts.practice_of(house.workspace(workspace)), app_accounts.day_of(now)
+    there = house.app_accounts_of(practice, day).exists()
+    if again or not there:
+        with _watched(f"NHS App accounts of {practice}"):
+            Runner(house.home).look_up("app_accounts", practice, day, now)
+    already = "already: " if there and not again else ""
+    accounts, notified = app_accounts.counted(house, practice, day)
+    _say(f"{practice}: {already}{accounts:,} NHS App accounts as of {day}, {notified:,} of them with notifications on")
+
+
 @app.command()
 def gateway(
     context: typer.Context,

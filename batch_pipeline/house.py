@@ -10,18 +10,19 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.home import Home
 from batch_pipeline.ingest.lists import ALL_CHANNELS, NO_ACCOUNTS, NO_OPT_OUTS, read_app_accounts, read_opt_outs
-from batch_pipeline.ledger import batches, due, history, snapshot
+from batch_pipeline.ledger import batches, due, history, pds_answers, snapshot
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.hashing import Hasher, hold_to_key, load_or_make_key
 from batch_pipeline.ledger.journal import Journal
@@ -221,8 +222,26 @@ class House:
         chosen = workspace.nhs_app_accounts
         if chosen is None or not paths.app_is_open(workspace.organisation_type, workspace.nation):
             return Snapshot("none", None), NO_ACCOUNTS
+        if chosen.path is None or chosen.as_of is None:
+            return self._fetched_snapshot(workspace, now)
         state = policy.snapshot_state(chosen.as_of, now, workspace.zone)
         return Snapshot(state, chosen.as_of.isoformat()), read_app_accounts(chosen.path)
+
+    def _fetched_snapshot(self, workspace: Workspace, now: datetime) -> tuple[Snapshot, pa.Table]:
+        """That of the newest day that was fetched; as unknown as one that is too old while there is none."""
+        newest = max(self.fetched_app_accounts(workspace.ods_code), default=None)
+        if newest is None:
+            return Snapshot("unknown", None), NO_ACCOUNTS
+        day = date.fromisoformat(newest.stem)
+        return Snapshot(policy.snapshot_state(day, now, workspace.zone), day.isoformat()), pq.read_table(newest)
+
+    def app_accounts_of(self, ods_code: str, day: date) -> Path:
+        """Where a practice's NHS App accounts as of a day stand, once they are fetched."""
+        return self.home.data / "nhs_app_accounts" / ods_code / f"{day.isoformat()}.parquet"
+
+    def fetched_app_accounts(self, ods_code: str) -> list[Path]:
+        """A practice's NHS App accounts of each day that is kept."""
+        return list((self.home.data / "nhs_app_accounts" / ods_code).glob("*.parquet"))
 
     def opt_outs(self, workspace: Workspace, now: datetime) -> pa.Table:
         """``nhs_number, channel`` of the workspace's opt-out list as of ``now``."""
@@ -277,6 +296,7 @@ class House:
         workspace = submitted.workspace
         with self.ledger.read() as connection:
             marks = history.marked(connection)
+            marked_by_pds = pds_answers.marked_by_look_ups(connection)
             begun = snapshot.read_begun(connection, submitted.row.batch)
         return Facts(
             app_accounts=accounts,
@@ -284,6 +304,7 @@ class House:
             marks=marks,
             failed_numbers=self._failed_numbers(workspace, now),
             begun=begun,
+            marked_by_pds=marked_by_pds,
         )
 
 

@@ -4,12 +4,12 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 import dagster as dg
 
-from batch_pipeline.defs.partitions import BATCHES
+from batch_pipeline.defs.partitions import BATCHES, PRACTICES
 from batch_pipeline.defs.refusals import SENTENCE
 from batch_pipeline.errors import DISK_IS_FULL, Refused, RunFailed, says_full_disk
 from batch_pipeline.home import Home
@@ -40,9 +40,23 @@ class Runner:
         new = not self.instance.has_dynamic_partition(str(BATCHES.name), batch)
         if new:
             self.instance.add_dynamic_partitions(str(BATCHES.name), [batch])
+        try:
+            return self._run(job, batch, at, ops)
+        except Refused:
+            if new and not self._is_registered(batch):
+                with suppress(Exception):
+                    self.instance.delete_dynamic_partition(str(BATCHES.name), batch)
+            raise
+
+    def look_up(self, job: str, practice: str, day: date, at: datetime) -> str:
+        """Runs a job for a practice's day; as ``run``."""
+        self.instance.add_dynamic_partitions(str(PRACTICES.name), [practice])
+        return self._run(job, dg.MultiPartitionKey({"day": day.isoformat(), "ods_code": practice}), at)
+
+    def _run(self, job: str, partition: str, at: datetime, ops: Mapping[str, Any] | None = None) -> str:
         result = self._defs.resolve_job_def(job).execute_in_process(
             instance=self.instance,
-            partition_key=batch,
+            partition_key=partition,
             raise_on_error=False,
             run_config={
                 "ops": dict(ops or {}),
@@ -52,13 +66,7 @@ class Runner:
         )
         if result.success:
             return result.run_id
-        try:
-            raise _why(result, job)
-        except Refused:
-            if new and not self._is_registered(batch):
-                with suppress(Exception):
-                    self.instance.delete_dynamic_partition(str(BATCHES.name), batch)
-            raise
+        raise _why(result, job)
 
     def _is_registered(self, batch: str) -> bool:
         with House(self._home).ledger.read() as connection:

@@ -243,10 +243,35 @@ class SmtpChoice(Checked):
 
 
 class NhsAppAccounts(Checked):
-    """The snapshot of who has the NHS App: a CSV ``nhs_number,notifications_enabled``, and when it was made."""
+    """Where the snapshot of who has the NHS App comes from.
 
-    path: NearPath = Field(description="the CSV file with nhs_number,notifications_enabled")
-    as_of: DayOrInstant = Field(description="the day or time the snapshot was made, such as 2026-10-01")
+    A CSV ``nhs_number,notifications_enabled``, and when it was made; or the service that it is fetched from each day.
+    """
+
+    path: NearPath | None = None
+    as_of: DayOrInstant | None = None
+    fetched_from: Literal["nhs_notify"] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = {name for name in ("path", "as_of", "fetched_from") if getattr(self, name) is not None}
+        if given not in ({"path", "as_of"}, {"fetched_from"}):
+            raise ValueError(
+                "give path, the CSV file, and as_of, the day or time it was made; or fetched_from: nhs_notify alone"
+            )
+        return self
+
+
+class PdsChoice(Checked):
+    """An application at the Personal Demographics Service. Its keys come from the environment (``credentials``)."""
+
+    key_id: Text = Field(description="the id (kid) under which the public key is registered")
+    base_url: Text = "https://api.service.nhs.uk"
+    token_url: Text | None = None
+    per_second: Annotated[int, Field(ge=1, le=1000)] = 5
+    fresh_for: Duration = timedelta(days=7)
+    timeout: Seconds = 30.0
+    credentials: EnvironmentPrefix = _CREDENTIALS
 
 
 class OptOuts(Checked):
@@ -318,6 +343,7 @@ class Workspace(Checked):
     govuk_notify: GovukNotifyChoice | None = None
     smtp: SmtpChoice | None = None
     nhs_app_accounts: NhsAppAccounts | None = None
+    pds: PdsChoice | None = None
     opt_outs: OptOuts | None = None
     circuit_breaker: CircuitBreaker = CircuitBreaker()
     simulator: SimulatorChoice = SimulatorChoice()
@@ -334,7 +360,14 @@ class Workspace(Checked):
         for channel, name in self.providers.names.items():
             if getattr(self, name) is None:
                 raise ValueError(f"providers: {channel} goes by {name}, but there is no group {name}: add one")
+        if self.fetches_app_accounts and self.nhs_notify is None:
+            raise ValueError("nhs_app_accounts: fetched from nhs_notify, but there is no group nhs_notify: add one")
         return self
+
+    @property
+    def fetches_app_accounts(self) -> bool:
+        """Whether the snapshot of NHS App accounts is fetched each day, and is no file of the workspace's."""
+        return self.nhs_app_accounts is not None and self.nhs_app_accounts.fetched_from is not None
 
     @property
     def zone(self) -> ZoneInfo:
@@ -465,6 +498,17 @@ def load_workspaces(home: Home) -> list[Workspace]:
 
 def _workspace_files(home: Home) -> list[Path]:
     return sorted(home.workspaces.glob("[!.]*.y*ml"))
+
+
+def readable_workspaces(home: Home) -> tuple[list[Workspace], list[str]]:
+    """Every workspace of a home that can be read, and what is wrong with the others: one stops no other's work."""
+    found, faults = list[Workspace](), list[str]()
+    for path in _workspace_files(home):
+        try:
+            found.append(_workspace_at(home, path))
+        except Refused as fault:
+            faults.append(str(fault))
+    return found, faults
 
 
 def _workspace_at(home: Home, path: Path) -> Workspace:

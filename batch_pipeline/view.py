@@ -45,6 +45,7 @@ def plan(batch: str, plan_hash: str, figures: Mapping[str, Any], reports: Path) 
                 **{f"  recipients by {_PATHS[path]}": n for path, n in figures["recipients"].items()},
                 "  of them held back": figures["held_back"],
                 "  of them App without SMS fallback": figures["no_sms_fallback"],
+                **{f"  looked up: {what}": n for what, n in figures.get("looked_up", {}).items()},
             },
         ),
         _table(

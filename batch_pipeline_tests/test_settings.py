@@ -116,7 +116,10 @@ def test_a_snapshots_day_stays_a_day(home: Home, written: str, read: date) -> No
         (WORKSPACE + "providers: {sms: notify}\n", 'providers.sms: "notify" isn\'t allowed; use simulator'),
         (WORKSPACE + "timezone: London\n", 'timezone: "London" isn\'t a time zone; use a name such as Europe/London'),
         (WORKSPACE + "exclude_likely_to_fail: maybe\n", "isn't allowed; use true or false"),
-        (WORKSPACE + "nhs_app_accounts: {path: a.csv}\n", "line 6: nhs_app_accounts.as_of is missing: the day or time"),
+        (
+            WORKSPACE + "nhs_app_accounts: {path: a.csv}\n",
+            "line 6: nhs_app_accounts: give path, the CSV file, and as_of",
+        ),
         (WORKSPACE + "nhs_app_accounts: {path: a, as_of: today}\n", "isn't a day (2026-10-01)"),
         (WORKSPACE + "name: again\n", "line 6: name stands here and on line 2; keep one of them"),
         (WORKSPACE.replace("A28095", "A 28"), "an ODS code has 3 to 10 letters and digits"),

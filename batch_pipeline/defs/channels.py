@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,15 @@ def assigned_channels(
 @dg.multi_asset(
     ins={
         name: dg.AssetIn()
-        for name in ("cohort", "patients", "rejected_rows", "duplicates", "non_contactable", "channel_plan")
+        for name in (
+            "cohort",
+            "patients",
+            "rejected_rows",
+            "duplicates",
+            "pds_details",
+            "non_contactable",
+            "channel_plan",
+        )
     },
     outs={"batch_plan": tables.out(schemas.BATCH_PLAN, "review")},
     check_specs=[tables.fits_spec(schemas.BATCH_PLAN)],
@@ -100,16 +109,16 @@ def reviewed_plan(  # noqa: PLR0913, PLR0917 - one argument a table
     patients: Path,
     rejected_rows: Path,
     duplicates: Path,
+    pds_details: Path,
     non_contactable: Path,
     channel_plan: Path,
 ) -> Iterator[dg.AssetCheckResult | dg.Output[Path]]:
     """Counts, prices and checks the plan, records it in the ledger, and approves it where the batch file says auto."""
-    files = PlanFiles(cohort, patients, rejected_rows, duplicates, non_contactable, channel_plan)
+    files = PlanFiles(cohort, patients, rejected_rows, duplicates, pds_details, non_contactable, channel_plan)
     home, now = house.open(), clock.now()
     with refusals(), home.staging() as folder, home.duck() as con:
         submitted = home.submitted(context.partition_key)
-        made_of = (cohort, patients, rejected_rows, duplicates, non_contactable, channel_plan)
-        with tables.made_from(submitted, *made_of):
+        with tables.made_from(submitted, *astuple(files)):
             figures = draw_up_plan(con, home, submitted, files, now)
             written = as_table(con, figures, folder / "batch_plan")
         yield tables.fits(con, schemas.BATCH_PLAN, written)
@@ -126,6 +135,7 @@ def _shown(plan: str, figures: dict[str, Any]) -> dict[str, Any]:
         "non-contactable": sum(figures["non_contactable"].values()),
         **{f"recipients by {path}": n for path, n in figures["recipients"].items()},
         "held back": figures["held_back"],
+        **{f"looked up: {what.replace('_', ' ')}": n for what, n in figures["looked_up"].items()},
     }
     return {
         "plan_hash": plan,

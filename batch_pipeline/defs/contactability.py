@@ -6,12 +6,13 @@ from pathlib import Path
 import dagster as dg
 
 from batch_pipeline.defs import tables
-from batch_pipeline.defs.partitions import BATCHES
+from batch_pipeline.defs.partitions import BATCHES, newest_app_accounts
 from batch_pipeline.defs.refusals import refusals
 from batch_pipeline.defs.resources import ClockResource, HouseResource
 from batch_pipeline.ingest.lists import NO_ACCOUNTS
 from batch_pipeline.planning import tables as schemas
 from batch_pipeline.planning.contact import ContactFiles, Organisation, assess
+from batch_pipeline.planning.details import duplicates_among
 from batch_pipeline.planning.duck import noted
 
 GROUP = "contactability"
@@ -19,7 +20,8 @@ ONE_SIDE = "every_patient_is_on_one_side"
 
 
 @dg.multi_asset(
-    ins={"patients": dg.AssetIn()},
+    ins={"patients": dg.AssetIn(), "pds_details": dg.AssetIn()},
+    deps=[newest_app_accounts()],
     outs={
         "contactability": tables.out(schemas.CONTACTABILITY, GROUP),
         "recipients": tables.out(schemas.RECIPIENTS, GROUP),
@@ -30,14 +32,15 @@ ONE_SIDE = "every_patient_is_on_one_side"
             ONE_SIDE,
             asset="contactability",
             blocking=True,
-            description="patient_list = non_contactable + recipients, and no patient is in both.",
+            description="patient_list = non_contactable + recipients, and no patient is in both; but for a line that the "
+            "look-ups found to be another line's patient, which is a duplicate.",
         ),
         *map(tables.fits_spec, (schemas.CONTACTABILITY, schemas.RECIPIENTS, schemas.NON_CONTACTABLE)),
     ],
     partitions_def=BATCHES,
 )
 def assessed_patients(
-    context: dg.AssetExecutionContext, house: HouseResource, clock: ClockResource, patients: Path
+    context: dg.AssetExecutionContext, house: HouseResource, clock: ClockResource, patients: Path, pds_details: Path
 ) -> Iterator[dg.AssetCheckResult | dg.Output[Path]]:
     """For every patient the path that the table gives, and whether anything stands in its way."""
     home, now = house.open(), clock.now()
@@ -50,20 +53,22 @@ def assessed_patients(
         refusals(),
         home.staging() as folder,
         home.duck() as con,
-        tables.made_from(submitted, patients),
+        tables.made_from(submitted, patients, pds_details),
         noted(snapshot=snapshot.as_note()),
     ):
         files = ContactFiles(folder / "contactability", folder / "recipients", folder / "non_contactable")
         found = assess(
             con,
             patients,
+            pds_details,
             files,
             organisation=Organisation(workspace.organisation_type, workspace.nation, workspace.self_book_ignores_email),
             message_type=submitted.file.message.type,
             facts=facts,
             hasher=home.hasher,
         )
-        astray = schemas.astray(con, patients, (files.recipients, files.non_contactable))
+        one_of = duplicates_among(con, pds_details, folder / "duplicates")
+        astray = schemas.astray(con, patients, (files.recipients, files.non_contactable, *one_of))
         yield dg.AssetCheckResult(
             asset_key="contactability",
             check_name=ONE_SIDE,

@@ -23,9 +23,18 @@ plan = _job(
     "plan",
     "From a file in the inbox to a plan that a person can review.",
     *("cohort", "patients", "rejected_rows", "duplicates"),
-    *("contactability", "recipients", "non_contactable", "channel_plan", "batch_plan", "non_contactable_report"),
+    *(
+        "pds_details",
+        "contactability",
+        "recipients",
+        "non_contactable",
+        "channel_plan",
+        "batch_plan",
+        "non_contactable_report",
+    ),
 )
 dispatch = _job("dispatch", "Queues the approved plan and sends it, each message once.", "outbox", "dispatch")
 receipts = _job("receipts", "Folds what the providers say into the batch.", "receipts")
 fallback = _job("fallback", "Sends the fallbacks that are due.", "fallbacks")
 report = _job("report", "Measures the batch and writes its reports.", "delivery_metrics", "batch_report")
+app_accounts = _job("app_accounts", "Fetches who of a practice has the NHS App.", "nhs_app_accounts")

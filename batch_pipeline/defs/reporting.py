@@ -21,7 +21,7 @@ GROUP = "reporting"
     kinds={"csv"},
     owners=OWNERS,
     partitions_def=BATCHES,
-    ins={"non_contactable": dg.AssetIn(), "rejected_rows": dg.AssetIn(), "duplicates": dg.AssetIn()},
+    ins={name: dg.AssetIn() for name in ("non_contactable", "rejected_rows", "duplicates", "pds_details")},
     metadata={"dagster/column_schema": tables.columns(reporting.NON_CONTACTABLE_CSV)},
 )
 def non_contactable_report(
@@ -30,10 +30,11 @@ def non_contactable_report(
     non_contactable: Path,
     rejected_rows: Path,
     duplicates: Path,
+    pds_details: Path,
 ) -> dg.MaterializeResult:
     """``non_contactable.csv`` and ``rejected_rows.csv``: who can't be reached, which lines were refused, and the remedy."""
     written = reporting.write_planning_reports(
-        house.open(), context.partition_key, non_contactable, rejected_rows, duplicates
+        house.open(), context.partition_key, non_contactable, rejected_rows, duplicates, pds_details
     )
     return dg.MaterializeResult(metadata={path.stem: dg.MetadataValue.path(str(path)) for path in written})
 

@@ -258,6 +258,24 @@ patient_marks = sa.Table(
     sa.Column("source", sa.Text, nullable=False),
 )
 
+pds_answers = sa.Table(
+    "pds_answers",
+    metadata,
+    sa.Column("workspace", sa.Text, primary_key=True, comment="on whose behalf was asked: nobody else sees the answer"),
+    sa.Column("patient", sa.Text, primary_key=True, comment="keyed hash of the NHS number that was asked for"),
+    sa.Column("fetched_at", Instant, nullable=False),
+    sa.Column(
+        "outcome",
+        sa.Text,
+        nullable=False,
+        comment="found | deceased | restricted | invalidated | exit_coded | not_found | failed",
+    ),
+    # Personal: emptied by the purge.
+    sa.Column("current_number", sa.Text, comment="the NHS number that has superseded the one asked for"),
+    sa.Column("mobile", sa.Text, comment="E.164"),
+    sa.Column("email", sa.Text),
+)
+
 audit = sa.Table(
     "audit",
     metadata,

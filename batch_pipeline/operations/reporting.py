@@ -20,6 +20,7 @@ from batch_pipeline.house import House
 from batch_pipeline.ledger import batches, due, figures, snapshot
 from batch_pipeline.operations.status import status
 from batch_pipeline.planning import tables as schemas
+from batch_pipeline.planning.details import duplicates_sql
 from batch_pipeline.planning.duck import literal, quoted, scan, write
 from batch_pipeline.reports import columns, lists
 from batch_pipeline.reports.csv_files import write_csv
@@ -48,7 +49,7 @@ def _write_attempts(connection: sa.Connection, batch: str, path: Path, step: str
 
 
 def write_planning_reports(
-    house: House, batch: str, non_contactable: Path, rejected_rows: Path, duplicates: Path
+    house: House, batch: str, non_contactable: Path, rejected_rows: Path, duplicates: Path, pds_details: Path
 ) -> list[Path]:
     """Writes ``non_contactable.csv``, ``rejected_rows.csv`` and ``duplicates.csv``; gives their paths."""
     with house.duck() as con:
@@ -58,7 +59,7 @@ def write_planning_reports(
             {
                 columns.NON_CONTACTABLE: lambda own: lists.non_contactable(own, scan(non_contactable)),
                 columns.REJECTED_ROWS: lambda own: lists.rejected_rows(own, scan(rejected_rows)),
-                columns.DUPLICATES: lambda own: lists.duplicates(own, scan(duplicates)),
+                columns.DUPLICATES: lambda own: lists.duplicates(own, duplicates_sql(duplicates, pds_details)),
             },
         )
 

@@ -44,7 +44,10 @@ def assign(  # noqa: PLR0913 - what a plan is made of
     """
     hasher.prepare(con)
     con.register("given_had", pa.table({"patient": pa.array(list(already_had), pa.string())}))
-    had = f"NOT r.begun AND {hasher.sql('p.nhs_number')} IN (SELECT patient FROM given_had)" if already_had else "false"
+    # Hardly ever is one superseded: a million patients needn't be asked about it one by one.
+    superseded = con.sql(f"SELECT count(current_number) FROM {scan(recipients)}").fetchall() != [(0,)]
+    nhs_number = "coalesce(r.current_number, p.nhs_number)" if superseded else "p.nhs_number"
+    had = f"NOT r.begun AND ({_had(hasher, superseded=superseded)})" if already_had else "false"
     if message.unknown_fields:
         characters = subject_characters = basic = "NULL::BIGINT"
         sms = "NULL::VARCHAR"
@@ -66,7 +69,7 @@ def assign(  # noqa: PLR0913 - what a plan is made of
                     {characters} IS NOT NULL AND (path <> 'email' OR {subject_characters} IS NOT NULL) AS complete,
                     {_of_a_patient(message)} AS digest
                 FROM (
-                    SELECT r.line, p.nhs_number, r.path, r.rule, r.address, r.fallback_number, {had} AS held_back
+                    SELECT r.line, {nhs_number} AS nhs_number, r.path, r.rule, r.address, r.fallback_number, {had} AS held_back
                         {message.values_sql()}
                     FROM {scan(recipients)} r {message.joins(patients, cohort)}
                 )
@@ -85,6 +88,12 @@ def assign(  # noqa: PLR0913 - what a plan is made of
         """,
             out,
         )
+
+
+def _had(hasher: Hasher, *, superseded: bool) -> str:
+    """Whether the patient had the message before, under this number or the one that has superseded it."""
+    numbers = ("p.nhs_number", "r.current_number") if superseded else ("p.nhs_number",)
+    return " OR ".join(f"coalesce({hasher.sql(each)} IN (SELECT patient FROM given_had), false)" for each in numbers)
 
 
 def _of_a_patient(message: Message) -> str:

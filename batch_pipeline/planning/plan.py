@@ -13,6 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from batch_pipeline.planning.channels import Gap, digest_of, gaps, such
+from batch_pipeline.planning.details import is_empty
 from batch_pipeline.planning.duck import notes, scan, write
 from batch_pipeline.planning.message import Message
 from batch_pipeline.rules import costs, paths, policy, reasons
@@ -29,6 +30,7 @@ class PlanFiles:
     patients: Path
     rejected_rows: Path
     duplicates: Path
+    pds_details: Path
     non_contactable: Path
     channel_plan: Path
 
@@ -139,18 +141,38 @@ def _counts(con: duckdb.DuckDBPyConnection, files: PlanFiles) -> dict[str, Any]:
     why = grouped(files.non_contactable, "primary_reason")
     rejected = grouped(files.rejected_rows, "reason")
     by_path = grouped(files.channel_plan, "path")
+    found_twice = count(files.pds_details, "duplicate_of IS NOT NULL")
     return {
         "lines": count(files.cohort),
-        "patient_list": count(files.patients),
+        "patient_list": count(files.patients) - found_twice,
         "rejected": sum(rejected.values()),
         "rejected_by_reason": rejected,
-        "duplicates": count(files.duplicates),
+        "duplicates": count(files.duplicates) + found_twice,
         "disagreeing_duplicates": count(files.duplicates, "disagrees"),
         "non_contactable": {code: why.get(code, 0) for code in reasons.CODES},
         "without_valid_mobile": sum(why.get(code, 0) for code in reasons.WITHOUT_VALID_MOBILE),
         "recipients": {path: by_path.get(path, 0) for path in paths.PATHS},
         "held_back": count(files.channel_plan, "held_back"),
         "no_sms_fallback": count(files.channel_plan, "no_sms_fallback"),
+        "looked_up": _looked_up(con, files),
+    }
+
+
+def _looked_up(con: duckdb.DuckDBPyConnection, files: PlanFiles) -> dict[str, int]:
+    """Of the look-ups: for how many patients, and what they came to; nothing where nobody was looked up."""
+    if is_empty(files.pds_details):
+        return {}
+    patients, failed, superseded, duplicates = con.sql(f"""
+        SELECT count(*), count(*) FILTER (outcome = 'failed'), count(current_number), count(duplicate_of)
+        FROM {scan(files.pds_details)}
+    """).fetchall()[0]
+    filled = con.sql(f"SELECT count(*) FROM {scan(files.channel_plan)} WHERE ends_with(rule, ' from PDS)')").fetchall()
+    return {
+        "patients": patients,
+        "filled": filled[0][0],
+        "failed": failed,
+        "superseded": superseded,
+        "duplicates": duplicates,
     }
 
 
@@ -236,11 +258,23 @@ def _warnings(
         )
     if bad_emails:
         warnings.append(f"the email address of {_people(bad_emails)} is malformed and counts as absent")
+    if failed := such(con, files.pds_details, "outcome = 'failed'", of="pds_details"):
+        warnings.append(
+            f"the details of {_people(failed)} had to be looked up and could not be: submit the batch again, and only "
+            "they are asked for"
+        )
+    if superseded := such(con, files.pds_details, "current_number IS NOT NULL", of="pds_details"):
+        warnings.append(f"the NHS number of {_people(superseded)} has been superseded: correct the record")
     if snapshot.state == "old":
         warnings.append(
             f"the NHS App snapshot of {snapshot.as_of} is older than {policy.SNAPSHOT_OLD_AFTER.days} days: refresh it"
         )
-    if snapshot.state == "unknown":
+    if snapshot.state == "unknown" and snapshot.as_of is None:
+        warnings.append(
+            "no NHS App accounts were ever fetched: nobody goes by the App. Fetch them with `batch-pipeline look-up "
+            f"nhs-app-accounts {sender.workspace}` and submit again, or have a person approve this"
+        )
+    elif snapshot.state == "unknown":
         warnings.append(
             f"the NHS App snapshot of {snapshot.as_of} is older than {policy.SNAPSHOT_UNKNOWN_AFTER.days} days and counts as unknown: "
             f"nobody goes by the App: {_by_sms(snapshot.lost, sender.prices)} more. "

@@ -13,6 +13,7 @@ import duckdb
 import pandera.pandas as pa
 
 from batch_pipeline.planning.duck import scan
+from batch_pipeline.rules.demographics import OUTCOMES
 from batch_pipeline.rules.headings import FIELDS
 from batch_pipeline.rules.reasons import CODES as REASONS
 from batch_pipeline.rules.rejections import REJECTIONS
@@ -40,6 +41,16 @@ _AS_TYPED = {
     name: _column(TEXT, f"{name.replace('_', ' ')} as it stands in the file", nullable=True)
     for name in ("nhs_number", "patient_name", "date_of_birth")
 }
+
+NHS_APP_ACCOUNTS = pa.DataFrameSchema(
+    {
+        "nhs_number": _column(TEXT, "ten digits", pa.Check.str_matches(r"^[0-9]{10}$")),
+        "notifications_enabled": _column("BOOLEAN", "whether messages by the App reach this patient"),
+    },
+    name="nhs_app_accounts",
+    strict=True,
+    description="A practice's patients with the NHS App as NHS Notify told on one day: all of them, or no table.",
+)
 
 COHORT = pa.DataFrameSchema(
     {
@@ -100,6 +111,30 @@ DUPLICATES = pa.DataFrameSchema(
     description="Further lines of a patient who is already in the list.",
 )
 
+PDS_DETAILS = pa.DataFrameSchema(
+    {
+        "line": _line(),
+        "outcome": _column(TEXT, "what the look-up came to", pa.Check.isin(list(OUTCOMES))),
+        "current_number": _column(
+            TEXT, "the NHS number that has superseded the file's", pa.Check.str_matches(r"^[0-9]{10}$"), nullable=True
+        ),
+        "mobile": _column(
+            TEXT, "a usable mobile of PDS, E.164", pa.Check.str_matches(r"^\+44[0-9]{7,10}$"), nullable=True
+        ),
+        "email": _column(TEXT, "a well-formed address of PDS", nullable=True),
+        "fetched_at": _column("TIMESTAMP WITH TIME ZONE", "when PDS said so; empty: it wasn't asked", nullable=True),
+        "duplicate_of": _column(
+            "INTEGER",
+            "the line of the same patient under the current number, that stays",
+            pa.Check.ge(1),
+            nullable=True,
+        ),
+    },
+    name="pds_details",
+    strict=True,
+    description="What PDS says of the patients whose details the file lacks. Empty where the workspace doesn't look up.",
+)
+
 CONTACTABILITY = pa.DataFrameSchema(
     {
         "line": _line(),
@@ -108,7 +143,9 @@ CONTACTABILITY = pa.DataFrameSchema(
         "contactable": _column("BOOLEAN", "no reason holds"),
         "reasons": _column("VARCHAR[]", "all reasons that hold, in the order of the SPEC"),
         "primary_reason": _column(TEXT, "the first of them", pa.Check.isin(list(REASONS)), nullable=True),
-        "sub_reason": _column(TEXT, "landline_only | not_mobile | mark of an earlier batch", nullable=True),
+        "sub_reason": _column(
+            TEXT, "landline_only | not_mobile | what a look-up or an earlier batch found out", nullable=True
+        ),
         "detail": _column(TEXT, "what a person needs to put it right, without the value", nullable=True),
         "begun": _column("BOOLEAN", "the message is under way already, and stays as it was sent"),
     },
@@ -124,6 +161,7 @@ RECIPIENTS = pa.DataFrameSchema(
         "address": _column(TEXT, "email address, E.164 number, or the NHS number for the App"),
         "fallback_number": _column(TEXT, "E.164 number an unread App message may fall back to", nullable=True),
         "begun": _column("BOOLEAN", "the message is under way already, and stays as it was sent"),
+        "current_number": _column(TEXT, "the NHS number that has superseded the file's", nullable=True),
     },
     name="recipients",
     description="Patients who can be contacted.",
@@ -137,7 +175,9 @@ NON_CONTACTABLE = pa.DataFrameSchema(
         "date_of_birth": _column("DATE", "date of birth", nullable=True),
         "primary_reason": _column(TEXT, "first reason that holds", pa.Check.isin(list(REASONS))),
         "reasons": _column("VARCHAR[]", "all reasons that hold"),
-        "sub_reason": _column(TEXT, "landline_only | not_mobile | mark of an earlier batch", nullable=True),
+        "sub_reason": _column(
+            TEXT, "landline_only | not_mobile | what a look-up or an earlier batch found out", nullable=True
+        ),
         "detail": _column(TEXT, "what a person needs to put it right, without the value", nullable=True),
     },
     name="non_contactable",
@@ -231,10 +271,12 @@ DELIVERY_METRICS = pa.DataFrameSchema(
 SCHEMAS = {
     schema.name: schema
     for schema in (
+        NHS_APP_ACCOUNTS,
         COHORT,
         PATIENTS,
         REJECTED_ROWS,
         DUPLICATES,
+        PDS_DETAILS,
         CONTACTABILITY,
         RECIPIENTS,
         NON_CONTACTABLE,

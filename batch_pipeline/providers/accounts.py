@@ -13,6 +13,7 @@ from batch_pipeline.providers.bounces import Bounces
 from batch_pipeline.providers.govuk_notify import GovukNotify, GovukNotifyAccount
 from batch_pipeline.providers.nhs_notify import NhsNotify
 from batch_pipeline.providers.nhs_notify_account import NhsNotifyAccount
+from batch_pipeline.providers.pds_account import PdsAccount
 from batch_pipeline.providers.protocol import Provider
 from batch_pipeline.providers.smtp import Smtp, SmtpAccount
 from batch_pipeline.settings import GovukNotifyChoice, NhsNotifyChoice, SmtpChoice, Workspace, secret
@@ -21,6 +22,8 @@ from batch_pipeline.settings import GovukNotifyChoice, NhsNotifyChoice, SmtpChoi
 NHS_NOTIFY_API_KEY = "NHS_NOTIFY_API_KEY"
 NHS_NOTIFY_APPLICATION_ID = "NHS_NOTIFY_APPLICATION_ID"
 NHS_NOTIFY_PRIVATE_KEY = "NHS_NOTIFY_PRIVATE_KEY"
+PDS_API_KEY = "PDS_API_KEY"
+PDS_PRIVATE_KEY = "PDS_PRIVATE_KEY"
 GOVUK_NOTIFY_API_KEY = "GOVUK_NOTIFY_API_KEY"
 GOVUK_NOTIFY_CALLBACK_TOKEN = "GOVUK_NOTIFY_CALLBACK_TOKEN"  # noqa: S105 - the variable's name
 SMTP_PASSWORD = "SMTP_PASSWORD"  # noqa: S105 - the variable's name
@@ -39,6 +42,21 @@ def nhs_notify_account(workspace: Workspace) -> NhsNotifyAccount:
         contact_details=chosen.sends_contact_details,
         billing_reference=chosen.billing_reference,
         routing_plans=chosen.routing_plans,
+    )
+
+
+def pds_account(workspace: Workspace) -> PdsAccount:
+    """The workspace's application at PDS. ``Refused`` names the setting or the variable that is missing."""
+    if workspace.pds is None:
+        raise LookupError(f"workspace {workspace.id} has no group pds")
+    return PdsAccount(
+        base_url=workspace.pds.base_url,
+        api_key=secret(workspace.pds.credentials, PDS_API_KEY),
+        key_id=workspace.pds.key_id,
+        private_key=secret(workspace.pds.credentials, PDS_PRIVATE_KEY),
+        ods_code=workspace.ods_code,
+        token_url=workspace.pds.token_url,
+        per_second=workspace.pds.per_second,
     )
 
 

@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from urllib.parse import urlsplit
 
 from batch_pipeline.errors import Refused
+from batch_pipeline.providers.addresses import refuse_bad_url, token_endpoint_of
 from batch_pipeline.providers.protocol import Channel
 
 ROUTING_PLANS: Mapping[Channel, str] = MappingProxyType(
@@ -19,7 +19,6 @@ ROUTING_PLANS: Mapping[Channel, str] = MappingProxyType(
 """The free-text plans: one channel each, and no fallback of Notify's own."""
 
 _PLANS_THAT_FALL_BACK = ("00000000-0000-0000-0000-000000000006", "00000000-0000-0000-0000-000000000007")
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +46,9 @@ class NhsNotifyAccount:
     """Other plans, for some channels or for all; the rest are as in ``ROUTING_PLANS``."""
 
     def __post_init__(self) -> None:
-        _refuse_bad_url("base_url", self.base_url)
+        refuse_bad_url("nhs_notify.base_url", self.base_url)
         if self.token_url:
-            _refuse_bad_url("token_url", self.token_url)
+            refuse_bad_url("nhs_notify.token_url", self.token_url)
         keys = {"API key": self.api_key, "key_id": self.key_id, "private key": self.private_key}
         for name, value in keys.items():
             if not value.strip():
@@ -62,6 +61,16 @@ class NhsNotifyAccount:
                 )
 
     @property
+    def service(self) -> str:
+        """As people know it."""
+        return "NHS Notify"
+
+    @property
+    def group(self) -> str:
+        """Of a workspace's file."""
+        return "nhs_notify"
+
+    @property
     def application(self) -> str:
         """Tells applications apart, and gives no key away."""
         return hashlib.blake2b(f"{self.base_url}\0{self.api_key}".encode(), digest_size=8).hexdigest()
@@ -69,8 +78,7 @@ class NhsNotifyAccount:
     @property
     def token_endpoint(self) -> str:
         """Where tokens come from; also the audience that the assertion names, letter by letter."""
-        parts = urlsplit(self.base_url)
-        return self.token_url or f"{parts.scheme}://{parts.netloc}/oauth2/token"
+        return self.token_url or token_endpoint_of(self.base_url)
 
     def url(self, path: str) -> str:
         """Of a call below the base."""
@@ -79,15 +87,3 @@ class NhsNotifyAccount:
     def routing_plan(self, channel: Channel) -> str:
         """By which Notify sends to this channel alone."""
         return self.routing_plans.get(channel) or ROUTING_PLANS[channel]
-
-
-def _refuse_bad_url(setting: str, url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        usable = bool(parts.hostname) and parts.port != 0 and not (parts.username or parts.query or parts.fragment)
-    except ValueError:
-        raise Refused(f"nhs_notify.{setting} isn't an address: write https://host/path") from None
-    if not usable or any(character.isspace() for character in url):
-        raise Refused(f"nhs_notify.{setting} must be https://host/path, without a user, a query or a fragment")
-    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
-        raise Refused(f"nhs_notify.{setting} must begin with https://: patients' data goes there")

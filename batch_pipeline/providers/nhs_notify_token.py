@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from typing import Protocol
 from urllib.parse import urlencode
 
 import jwt
@@ -18,7 +19,6 @@ from pydantic import BaseModel, Field, ValidationError
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.providers.bounded_http import BoundedHttp, Deadline, NoAnswer, NotSent, Reply
-from batch_pipeline.providers.nhs_notify_account import NhsNotifyAccount
 from batch_pipeline.providers.protocol import NotTaken, ProviderStopped
 
 ASSERTION_LASTS = timedelta(minutes=4)
@@ -26,6 +26,40 @@ ASSERTION_LASTS = timedelta(minutes=4)
 _RENEWED_BEFORE = 60.0
 _ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _TRY_LATER = (408, 425, 429)
+
+
+class Application(Protocol):
+    """Who asks for tokens: an application at one of the platform's services."""
+
+    @property
+    def service(self) -> str:
+        """Its name, as people know it."""
+        ...
+
+    @property
+    def group(self) -> str:
+        """The group of a workspace's file that describes it."""
+        ...
+
+    @property
+    def api_key(self) -> str:
+        """What the application is known by."""
+        ...
+
+    @property
+    def key_id(self) -> str:
+        """The ``kid`` under which its public key is registered."""
+        ...
+
+    @property
+    def private_key(self) -> str:
+        """RSA, in PEM."""
+        ...
+
+    @property
+    def token_endpoint(self) -> str:
+        """Where tokens come from; also the audience that the assertion names, letter by letter."""
+        ...
 
 
 class _Granted(BaseModel):
@@ -50,14 +84,14 @@ class TokenSource:
 
     def __init__(
         self,
-        account: NhsNotifyAccount,
+        account: Application,
         http: BoundedHttp,
         *,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._account = account
-        self._key = _load_key(account.private_key)
+        self._key = _load_key(account.private_key, account.group)
         self._http = http
         self._wall = wall
         self._steady = steady
@@ -72,7 +106,7 @@ class TokenSource:
             NotTaken: it gave no token in time. Nothing was sent but the request for one.
         """
         if not self._lock.acquire(timeout=deadline.left()):
-            raise NotTaken("NHS Notify: another thread was waiting for a token all the time")
+            raise NotTaken(f"{self._account.service}: another thread was waiting for a token all the time")
         try:
             if self._token is None or self._token.until <= self._steady():
                 self._token = self._fetch(deadline)
@@ -97,8 +131,8 @@ class TokenSource:
                 deadline=deadline,
             )
         except (NotSent, NoAnswer) as failure:
-            raise NotTaken(f"NHS Notify gave no token: {failure}") from None
-        granted = _granted(reply)
+            raise NotTaken(f"{self._account.service} gave no token: {failure}") from None
+        granted = _granted(reply, self._account)
         lasts = float(granted.expires_in)
         return _Token(granted.access_token, asked + lasts - min(_RENEWED_BEFORE, lasts / 2))
 
@@ -118,18 +152,18 @@ class TokenSource:
         return urlencode(form).encode()
 
 
-def _granted(reply: Reply) -> _Granted:
+def _granted(reply: Reply, account: Application) -> _Granted:
     if reply.status // 100 == 4 and reply.status not in _TRY_LATER:
         raise ProviderStopped(
-            f"NHS Notify gives no token ({reply.status} {_oauth_error(reply.body)}): check nhs_notify.key_id, "
+            f"{account.service} gives no token ({reply.status} {_oauth_error(reply.body)}): check {account.group}.key_id, "
             "the API key, the private key, its registered public key, and this machine's clock"
         )
     if reply.status != 200:
-        raise NotTaken(f"NHS Notify gave no token: it answered {reply.status}", _pause(reply))
+        raise NotTaken(f"{account.service} gave no token: it answered {reply.status}", _pause(reply))
     try:
         return _Granted.model_validate_json(reply.body)
     except ValidationError:
-        raise NotTaken("NHS Notify gave no token: it answered 200 with something else") from None
+        raise NotTaken(f"{account.service} gave no token: it answered 200 with something else") from None
 
 
 def _oauth_error(body: bytes) -> str:
@@ -145,12 +179,12 @@ def _pause(reply: Reply) -> timedelta:
 
 
 @lru_cache(maxsize=8)
-def _load_key(pem: str) -> RSAPrivateKey:
+def _load_key(pem: str, group: str) -> RSAPrivateKey:
     """Kept: to check a key of 4,096 bits takes about a second."""
     try:
         key = load_pem_private_key(pem.encode(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, RSAPrivateKey):
-        raise Refused("nhs_notify: the private key must be an RSA key in PEM, without a password")
+        raise Refused(f"{group}: the private key must be an RSA key in PEM, without a password")
     return key

@@ -13,25 +13,41 @@ columns that the caller's query provides:
 ``mobile``         a valid UK mobile, E.164, or NULL, whatever the opt-outs
 ``phone_kind``     what the line's numbers are, as ``phones`` tells them
 ``likely``         the switch is on and the last SMS to this mobile failed
+``looked_up``      what a look-up came to (``demographics.OUTCOMES``), or NULL: none was made
+``begun``          the message is under way, by this channel, or NULL (``GAP`` alone asks)
+``marked_by_pds``  nothing but an earlier look-up gave the mark (``GAP`` alone asks)
 =================  =========================================================================
 """
 
 _OUT = "contains(opted_out, '{}')"
 _NEEDS_NUMBER = "path = 'sms'"
+_HAS_NO_NUMBER = "(mobile IS NULL OR likely)"
 NO_MOBILE_KINDS = ("none", "landline", "not_mobile")
 
 CONDITIONS: dict[str, str] = {
-    "deceased": "deceased OR coalesce(mark = 'deceased', false)",
-    "unable_to_retrieve": "coalesce(mark IN ('invalidated', 'exit_coded'), false)",
+    "deceased": "deceased OR coalesce(mark = 'deceased', false) OR coalesce(looked_up = 'deceased', false)",
+    # A look-up that failed is a reason only for those whose path still lacks what it was made for.
+    "unable_to_retrieve": (
+        "coalesce(mark IN ('invalidated', 'exit_coded'), false) "
+        "OR coalesce(looked_up IN ('restricted', 'invalidated', 'exit_coded'), false) "
+        f"OR {_NEEDS_NUMBER} AND {_HAS_NO_NUMBER} AND coalesce(looked_up IN ('not_found', 'failed'), false)"
+    ),
     # Out of the email or App that we hold, and no number left to be reached by: the opt-out is what keeps us from them.
     "opted_out": (
-        f"{_OUT.format('all')} OR {_NEEDS_NUMBER} AND ({_OUT.format('sms')} OR (mobile IS NULL OR likely) AND "
+        f"{_OUT.format('all')} OR {_NEEDS_NUMBER} AND ({_OUT.format('sms')} OR {_HAS_NO_NUMBER} AND "
         f"({_OUT.format('email')} AND email IS NOT NULL OR {_OUT.format('nhs_app')} AND has_app))"
     ),
     "not_provided": f"{_NEEDS_NUMBER} AND phone_kind IN {NO_MOBILE_KINDS}",
     "not_uk": f"{_NEEDS_NUMBER} AND phone_kind = 'not_uk'",
     "likely_to_fail": f"{_NEEDS_NUMBER} AND likely",
 }
+
+GAP = (
+    f"begun IS NULL AND NOT deceased AND NOT {_OUT.format('all')} AND coalesce(marked_by_pds, mark IS NULL) "
+    f"AND ({_NEEDS_NUMBER} AND {_HAS_NO_NUMBER} AND NOT {_OUT.format('sms')} OR mark IS NOT NULL)"
+)
+"""Whether a patient's details have to be looked up: the path needs a number, and neither the file nor anything else has a
+usable one. Nobody is looked up who gets no message anyway. What a look-up said against a patient is asked again."""
 
 USABLE_EMAIL = f"CASE WHEN NOT ({_OUT.format('email')} OR {_OUT.format('all')}) THEN email END"
 USABLE_MOBILE = f"CASE WHEN NOT ({_OUT.format('sms')} OR {_OUT.format('all')} OR likely) THEN mobile END"
@@ -49,5 +65,7 @@ def sub_reason_sql(reasons: str) -> str:
     """What stands behind the primary reason, for ``not_provided`` and ``unable_to_retrieve``; else NULL."""
     return (
         f"CASE {reasons}[1] WHEN 'not_provided' THEN CASE phone_kind WHEN 'landline' THEN 'landline_only' "
-        "WHEN 'not_mobile' THEN 'not_mobile' END WHEN 'unable_to_retrieve' THEN mark END"
+        "WHEN 'not_mobile' THEN 'not_mobile' END WHEN 'unable_to_retrieve' THEN coalesce("
+        "CASE WHEN mark <> 'deceased' THEN mark END, CASE looked_up WHEN 'failed' THEN 'look_up_failed' ELSE looked_up END) "
+        "END"
     )

@@ -100,6 +100,11 @@ def app_is_open(organisation_type: str, nation: str) -> bool:
     return nation in APP_NATIONS and any("nhs_app" in row.paths.values() for row in rows)
 
 
+def goes_by_email(message_type: str) -> bool:
+    """Whether any organisation's messages of this type go by email."""
+    return any(message_type in row.message_types and "email" in row.paths.values() for row in TABLE)
+
+
 def path_sql(
     organisation_type: str,
     nation: str,

@@ -32,7 +32,7 @@ REASONS: tuple[Reason, ...] = (
     Reason(
         "deceased",
         "Patient deceased",
-        "the file or an earlier message's answer says that the patient has died",
+        "the file, PDS or an earlier message's answer says that the patient has died",
         "Do not contact. Check the record; if the patient is alive, correct it and submit the patient again.",
     ),
     Reason(
@@ -91,6 +91,12 @@ SUB_REASONS: tuple[SubReason, ...] = (
         "unable_to_retrieve",
         "No longer registered",
         "Check whether the patient has moved or left; take them off the list if so.",
+    ),
+    SubReason(
+        "not_found",
+        "unable_to_retrieve",
+        "NHS number not found",
+        "Check the NHS number in the record: PDS doesn't know it.",
     ),
     SubReason(
         "landline_only",

@@ -1,27 +1,30 @@
 """What the UI shows: the graph of assets, their checks, columns, jobs and sensors."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from batch_pipeline.definitions import defs as load
-from batch_pipeline.defs.partitions import BATCHES
+from batch_pipeline.defs.partitions import BATCHES, PRACTICE_DAYS
 
 GRAPH: dict[str, tuple[str, set[str]]] = {
     # asset: (group, what it is made from)
+    "nhs_app_accounts": ("look_ups", set()),
     "cohort": ("cohort", set()),
     "patients": ("cohort", {"cohort"}),
     "rejected_rows": ("cohort", {"cohort"}),
     "duplicates": ("cohort", {"cohort"}),
-    "contactability": ("contactability", {"patients"}),
-    "recipients": ("contactability", {"patients"}),
-    "non_contactable": ("contactability", {"patients"}),
+    "pds_details": ("look_ups", {"patients", "nhs_app_accounts"}),
+    "contactability": ("contactability", {"patients", "pds_details", "nhs_app_accounts"}),
+    "recipients": ("contactability", {"patients", "pds_details", "nhs_app_accounts"}),
+    "non_contactable": ("contactability", {"patients", "pds_details", "nhs_app_accounts"}),
     "channel_plan": ("channels", {"recipients", "patients", "cohort"}),
     "batch_plan": (
         "review",
-        {"cohort", "patients", "rejected_rows", "duplicates", "non_contactable", "channel_plan"},
+        {"cohort", "patients", "rejected_rows", "duplicates", "pds_details", "non_contactable", "channel_plan"},
     ),
     "outbox": ("dispatch", {"batch_plan", "channel_plan", "patients", "cohort"}),
     "dispatch": ("dispatch", {"outbox"}),
@@ -31,6 +34,9 @@ GRAPH: dict[str, tuple[str, set[str]]] = {
 }
 REPORTS = {"non_contactable_report": {"non_contactable", "rejected_rows"}, "batch_report": {"delivery_metrics"}}
 """What they are made from at the least."""
+
+PARTITIONS = {"nhs_app_accounts": PRACTICE_DAYS}
+"""Of all others it is one a batch."""
 
 CHECKS = {
     ("cohort", "the_file_is_understood"),
@@ -42,13 +48,23 @@ CHECKS = {
 }
 JOBS = {
     "plan": {
-        *("cohort", "patients", "rejected_rows", "duplicates", "contactability", "recipients", "non_contactable"),
+        *(
+            "cohort",
+            "patients",
+            "rejected_rows",
+            "duplicates",
+            "pds_details",
+            "contactability",
+            "recipients",
+            "non_contactable",
+        ),
         *("channel_plan", "batch_plan", "non_contactable_report"),
     },
     "dispatch": {"outbox", "dispatch"},
     "receipts": {"receipts"},
     "fallback": {"fallbacks"},
     "report": {"delivery_metrics", "batch_report"},
+    "app_accounts": {"nhs_app_accounts"},
 }
 SENSORS = {
     "inbox_sensor": "plan",
@@ -92,7 +108,7 @@ def test_every_asset_is_described_owned_partitioned_by_batch_and_typed(
         assert (spec.description or graph.get(spec.key).description or "").strip(), name
         assert spec.owners == ["team:messaging"], name
         assert spec.kinds & {"parquet", "csv"}, name
-        assert graph.get(spec.key).partitions_def == BATCHES, name
+        assert graph.get(spec.key).partitions_def == PARTITIONS.get(name, BATCHES), name
         schema = spec.metadata["dagster/column_schema"]
         assert isinstance(schema, dg.TableSchema), name
         assert schema.columns, name
@@ -128,6 +144,17 @@ def test_sensors_are_on_by_default_and_start_one_job_each(defs: dg.Definitions) 
         assert sensor.minimum_interval_seconds is not None
         assert sensor.minimum_interval_seconds <= 60
         assert sensor.description
+
+
+def test_the_app_s_accounts_are_fetched_by_a_schedule_that_is_on_and_are_known_to_age(
+    defs: dg.Definitions, specs: dict[str, dg.AssetSpec]
+) -> None:
+    (schedule,) = list(defs.schedules or ())
+    assert isinstance(schedule, dg.ScheduleDefinition)
+    assert (schedule.job_name, schedule.execution_timezone) == ("app_accounts", "Europe/London")
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+    policy = specs["nhs_app_accounts"].freshness_policy
+    assert policy == dg.FreshnessPolicy.time_window(warn_window=timedelta(days=2), fail_window=timedelta(days=7))
 
 
 def test_loading_the_definitions_touches_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from batch_pipeline.ingest.reader import open_cohort
 from batch_pipeline.operations.submission import read_into
 from batch_pipeline.planning.channels import assign, queue
 from batch_pipeline.planning.contact import ContactFiles, Contacts, Facts, Organisation, assess
+from batch_pipeline.planning.details import LookedUp, write_details
 from batch_pipeline.planning.duck import scan
 from batch_pipeline.planning.message import Message
 from batch_pipeline.planning.patients import PatientFiles, Sorted, sort_lines
@@ -145,10 +146,11 @@ class Planned:
     questionnaire: str | None = None
     prices: Prices = PRICES
     problems: Sequence[str] = ()
+    looked_up: Sequence[LookedUp] = ()
 
     @property
     def files(self) -> PlanFiles:
-        names = ("cohort", "patients", "rejected_rows", "duplicates", "non_contactable", "channel_plan")
+        names = ("cohort", "patients", "rejected_rows", "duplicates", "details", "non_contactable", "channel_plan")
         return PlanFiles(*(self.folder / name for name in names))
 
     @property
@@ -182,9 +184,11 @@ class Planned:
     @cached_property
     def assessed(self) -> Contacts:
         assert self.sorted
+        write_details(connection(), self.files.patients, self.looked_up, self.files.pds_details)
         return assess(
             connection(),
             self.files.patients,
+            self.files.pds_details,
             self.contact_files,
             organisation=self.organisation,
             message_type=self.message_type,

@@ -18,6 +18,9 @@ FACTS: dict[str, str] = {
     "mobile": "'+447700900001'",
     "phone_kind": "'mobile'",
     "likely": "false",
+    "looked_up": "NULL::VARCHAR",
+    "begun": "NULL::VARCHAR",
+    "marked_by_pds": "NULL::BOOLEAN",
 }
 """Of a patient who can be texted."""
 NO_NUMBER = {"mobile": "NULL", "phone_kind": "'none'"}
@@ -48,6 +51,18 @@ def out(*channels: str) -> dict[str, str]:
         ({"mark": "'deceased'"}, ["deceased"]),
         ({"mark": "'invalidated'"}, ["unable_to_retrieve"]),
         ({"mark": "'exit_coded'", "path": "'nhs_app'"}, ["unable_to_retrieve"]),
+        # look-ups
+        ({"looked_up": "'found'"}, []),
+        ({**NO_NUMBER, "looked_up": "'found'"}, ["not_provided"]),
+        ({"looked_up": "'deceased'", "path": "'email'"}, ["deceased"]),
+        ({"looked_up": "'restricted'", "path": "'email'"}, ["unable_to_retrieve"]),
+        ({"looked_up": "'invalidated'"}, ["unable_to_retrieve"]),
+        ({"looked_up": "'exit_coded'"}, ["unable_to_retrieve"]),
+        ({**NO_NUMBER, "looked_up": "'failed'"}, ["unable_to_retrieve", "not_provided"]),
+        ({**NO_NUMBER, "looked_up": "'not_found'"}, ["unable_to_retrieve", "not_provided"]),
+        ({"likely": "true", "looked_up": "'failed'"}, ["unable_to_retrieve", "likely_to_fail"]),
+        ({"looked_up": "'failed'"}, []),
+        ({**NO_NUMBER, "looked_up": "'failed'", "path": "'nhs_app'"}, []),
         ({"phone_kind": "'none'", "mobile": "NULL"}, ["not_provided"]),
         ({"phone_kind": "'landline'", "mobile": "NULL"}, ["not_provided"]),
         ({"phone_kind": "'not_mobile'", "mobile": "NULL"}, ["not_provided"]),
@@ -103,6 +118,13 @@ def test_there_is_a_condition_for_every_reason_in_their_order() -> None:
         ({"phone_kind": "'not_uk'"}, None),
         ({"mark": "'exit_coded'", "phone_kind": "'landline'"}, "exit_coded"),
         ({"mark": "'invalidated'"}, "invalidated"),
+        ({"mark": "'exit_coded'", "looked_up": "'failed'", **NO_NUMBER}, "exit_coded"),
+        ({"looked_up": "'failed'", **NO_NUMBER}, "look_up_failed"),
+        ({"looked_up": "'not_found'", **NO_NUMBER}, "not_found"),
+        ({"looked_up": "'restricted'"}, "restricted"),
+        ({"looked_up": "'invalidated'"}, "invalidated"),
+        ({"looked_up": "'exit_coded'"}, "exit_coded"),
+        ({"looked_up": "'deceased'", **NO_NUMBER}, None),
         ({"deceased": "true", "mark": "'invalidated'", "phone_kind": "'landline'"}, None),
         ({**out("all"), "phone_kind": "'landline'"}, None),
     ],
@@ -126,3 +148,37 @@ def test_opted_out_of_a_channel_its_detail_is_unusable(channel: str) -> None:
 
 def test_a_number_likely_to_fail_is_unusable() -> None:
     assert judged(contactability.USABLE_MOBILE, likely="true") is None
+
+
+@pytest.mark.parametrize(
+    ("known", "wanted"),
+    [
+        # the path needs a number, and there is none that can be used
+        (NO_NUMBER, True),
+        ({"mobile": "NULL", "phone_kind": "'landline'"}, True),
+        ({"mobile": "NULL", "phone_kind": "'not_uk'"}, True),
+        ({"likely": "true"}, True),
+        ({**NO_NUMBER, **EMAIL}, True),  # self-book: by SMS whatever the email
+        ({**NO_NUMBER, **out("email"), **EMAIL}, True),
+        ({**NO_NUMBER, **out("nhs_app"), "has_app": "true"}, True),
+        # nothing is missing
+        ({}, False),
+        ({**NO_NUMBER, "path": "'email'"}, False),
+        ({**NO_NUMBER, "path": "'nhs_app'"}, False),
+        ({"likely": "true", "path": "'nhs_app'"}, False),
+        # nobody is looked up who gets nothing anyway, or whose message is under way
+        ({**NO_NUMBER, "deceased": "true"}, False),
+        ({**NO_NUMBER, **out("all")}, False),
+        ({**NO_NUMBER, **out("sms")}, False),
+        ({**NO_NUMBER, "begun": "'sms'"}, False),
+        *(({**NO_NUMBER, "mark": f"'{mark}'"}, False) for mark in ("deceased", "invalidated", "exit_coded")),
+        ({**NO_NUMBER, "mark": "'deceased'", "marked_by_pds": "false"}, False),
+        # what a look-up said is asked again, whatever the file has
+        ({"mark": "'deceased'", "marked_by_pds": "true"}, True),
+        ({"mark": "'exit_coded'", "marked_by_pds": "true", "path": "'email'"}, True),
+        ({"mark": "'exit_coded'", "marked_by_pds": "true", **out("all")}, False),
+        ({"mark": "'exit_coded'", "marked_by_pds": "true", "deceased": "true"}, False),
+    ],
+)
+def test_who_is_looked_up(known: dict[str, str], wanted: bool) -> None:
+    assert judged(contactability.GAP, **known) is wanted

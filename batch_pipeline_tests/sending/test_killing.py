@@ -42,8 +42,9 @@ def _assert_all_once(world: World) -> None:
     assert all(accepted for _, accepted, _, _ in world.states())
 
 
+@pytest.mark.slow
 @on_postgresql_slowly
-@pytest.mark.parametrize("lost", [0.0, pytest.param(0.2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("lost", [0.0, 0.2])
 def test_killed_at_fifty_random_moments_it_sends_each_message_exactly_once(folder: Path, lost: float) -> None:
     chunk, shares = 4, Shares(lost_answers=lost)
     world = World(folder, recipients=lines(6_000))

@@ -33,8 +33,9 @@ def test_a_bounce_of_a_sent_email_is_a_failure_in_the_ledger(tmp_path: Path) -> 
     box = tmp_path / "bounces"
     with closing(ledger), MailServer() as server, closing(Smtp(account(server.port), bounces=box)) as mail:
         assert _dispatch(ledger, mail).accepted == 3
-        message_id = str(server.journal[1].message["Message-ID"]).strip()
-        bounce = bounce_samples.EXIM.replace("MESSAGE-ID", message_id).replace("BOUNCE", server.journal[1].sender)
+        taken = next(taken for taken in server.journal if taken.recipient == "patient3@example.org")
+        message_id = str(taken.message["Message-ID"]).strip()
+        bounce = bounce_samples.EXIM.replace("MESSAGE-ID", message_id).replace("BOUNCE", taken.sender)
         box.write_text(f"From MAILER-DAEMON\n{bounce}\n")
         assert [receipts.collect(ledger, [mail], NOW) for _ in range(2)] == [1, 0]
         assert receipts.fold(ledger, NOW) == receipts.Folded(1, 0)

@@ -189,9 +189,17 @@ class Round:
                 self._crash()
 
     def _let_take(self, messages: int) -> None:
-        """Until the provider has taken so many more, or there is nobody left to send them."""
+        """Until the provider has taken so many more, or there is nothing left to send.
+
+        A dispatch whose provider failed it too often in a row ends early: then another begins.
+        """
         enough = self.service.count() + messages
-        self._work_until(lambda: self.service.count() >= enough)
+        for _ in range(_MOST_DISPATCHES):
+            self._work_until(lambda: self.service.count() >= enough)
+            if self.at_work or not self._is_anything_left():
+                return
+            self._let_time_pass()
+            self._start()
 
     def _work_until(self, reached: Callable[[], bool]) -> None:
         """Until that, or all have ended; time goes on where all only wait for it."""
@@ -261,13 +269,16 @@ class Round:
         """Dispatches, until there is nothing left to do."""
         for _ in range(_MOST_DISPATCHES):
             self._work_until(lambda: False)
-            with self.ledger.read() as connection:
-                left = chunks.unsent(connection, BATCH, "primary") or chunks.open_chunks(connection, BATCH, "primary")
-            if not left:
+            if not self._is_anything_left():
                 return
             self._let_time_pass()
             self._start()
         raise AssertionError(f"{_MOST_DISPATCHES} dispatches more have not sent everything")
+
+    def _is_anything_left(self) -> bool:
+        with self.ledger.read() as connection:
+            unsent = chunks.unsent(connection, BATCH, "primary")
+            return bool(unsent) or bool(chunks.open_chunks(connection, BATCH, "primary"))
 
     def end(self) -> None:
         """Leaves nobody behind, also when the round has failed."""

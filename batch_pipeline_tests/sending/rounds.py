@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -333,9 +333,9 @@ class Round:
         """Until the provider has dealt with whatever was written to it: no real lease is so short that it wouldn't have."""
         give_up = time.monotonic() + _GIVE_UP
         quiet, requests = 0, -1
-        while quiet < 3:
+        while quiet < 5:
             assert time.monotonic() < give_up, "the provider's double doesn't come to rest"
-            if _is_under_way(self.service.port) or self.service.requests() != requests:
+            if _is_under_way(self.service.port) or _others_work() or self.service.requests() != requests:
                 quiet, requests = 0, self.service.requests()
             else:
                 quiet += 1
@@ -455,6 +455,16 @@ def _is_under_way(port: int) -> bool:
             continue
         if state == _HUNG_UP or not queues.endswith(":00000000"):
             return True
+    return False
+
+
+def _others_work() -> bool:
+    """Whether a thread of the double's has something to do: one that has read a request and waits for its turn, say."""
+    me = threading.get_native_id()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if int(task.name) != me and (task / "stat").read_text().rpartition(")")[2].split()[0] == "R":
+                return True
     return False
 
 

@@ -15,7 +15,7 @@ CONTEXT.set_forkserver_preload(
         "batch_pipeline_tests.gateway.serving",
         "batch_pipeline_tests.ledger.given",
         "batch_pipeline_tests.sending.copies",
-        "batch_pipeline_tests.sending.smtp_worlds",
+        "batch_pipeline_tests.sending.round_processes",
         "batch_pipeline_tests.sending.worlds",
     ]
 )

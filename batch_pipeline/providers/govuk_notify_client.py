@@ -58,7 +58,7 @@ class Client(Protocol):
 
 @dataclass(slots=True)
 class Gate:
-    """Until when a request may be written to a connection that had to be made for it."""
+    """Until when a request may be written."""
 
     steady: Callable[[], float]
     closes: float = 0.0
@@ -119,9 +119,14 @@ logging.getLogger("notifications_python_client.base").addFilter(_is_not_the_serv
 
 
 class _GatedConnection(HTTPConnection):
-    """Refuses to be used when it stands too late. ``requests`` would write the post at once otherwise."""
+    """Writes nothing once the gate is closed: neither when it stands too late, nor when the process slept before a write.
+
+    ``requests`` would write all the same, and by then another process may have posted the message.
+    """
 
     gate: ClassVar[Gate]
+    _begun = False
+    """Whether something of the present request has been written."""
 
     @override
     def connect(self) -> None:
@@ -131,6 +136,21 @@ class _GatedConnection(HTTPConnection):
             raise ConnectTimeoutError(self, "connected after the deadline")
         if self.sock is not None:
             self.sock.settimeout(left)
+
+    @override
+    def putrequest(self, *args: Any, **kwargs: Any) -> None:
+        self._begun = False
+        super().putrequest(*args, **kwargs)
+
+    @override
+    def send(self, data: Any) -> None:
+        if self.sock is None:
+            self.connect()
+        if self.gate.left() <= 0:
+            late = "the deadline went by before the write"
+            raise TimeoutError(late) if self._begun else ConnectTimeoutError(self, late)
+        self._begun = True
+        super().send(data)
 
 
 class _GatedAdapter(HTTPAdapter):

@@ -19,7 +19,7 @@ import httpx
 import sqlalchemy as sa
 from starlette.types import ASGIApp
 
-from batch_pipeline.gateway.app import GatewayLimits, make_app
+from batch_pipeline.gateway.app import GatewayLimits, Readers, make_app
 from batch_pipeline.gateway.callbacks import Malformed, NotAllowed, NotAuthenticated, Reading
 from batch_pipeline.gateway.server import run
 from batch_pipeline.ledger.engine import Ledger
@@ -92,6 +92,9 @@ def _text(value: object) -> str:
     return value
 
 
+READERS: Readers = {("riverside", "nhs-notify"): Signed(), ("riverside", "govuk-notify"): Bearer()}
+
+
 def signature(body: bytes) -> str:
     return hmac.new(SECRET, body, hashlib.sha256).hexdigest()
 
@@ -145,6 +148,7 @@ class Gateway:
 
     folder: Path
     limits: GatewayLimits = field(default_factory=GatewayLimits)
+    readers: Readers = field(default_factory=lambda: READERS)
     port: int = field(default_factory=free_port)
 
     def __post_init__(self) -> None:
@@ -167,7 +171,9 @@ class Gateway:
         self.ledger.close()
 
     def start(self) -> None:
-        self.process = CONTEXT.Process(target=serve, args=(self.folder, self.log_path, self.port, self.limits))
+        self.process = CONTEXT.Process(
+            target=serve, args=(self.folder, self.log_path, self.port, self.limits, self.readers)
+        )
         self.process.start()
         self._until_it_answers()
 
@@ -206,16 +212,15 @@ class Gateway:
             time.sleep(0.01)
 
 
-def serve(folder: Path, log: Path, port: int, limits: GatewayLimits) -> None:
+def serve(folder: Path, log: Path, port: int, limits: GatewayLimits, readers: Readers) -> None:
     """In a process of its own, and in a group of its own, so that it can be killed with its worker."""
     os.setsid()
     multiprocessing.set_start_method("fork", force=True)  # as from a shell; a forkserver's child would spawn, slowly
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    run(partial(app_of, folder, limits), "127.0.0.1", port)
+    run(partial(app_of, folder, limits, readers), "127.0.0.1", port)
 
 
-def app_of(folder: Path, limits: GatewayLimits) -> ASGIApp:
-    readers = {("riverside", "nhs-notify"): Signed(), ("riverside", "govuk-notify"): Bearer()}
+def app_of(folder: Path, limits: GatewayLimits, readers: Readers) -> ASGIApp:
     return make_app(open_ledger(folder), readers, lambda: datetime.now(UTC), limits)

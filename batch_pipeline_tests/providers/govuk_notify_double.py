@@ -330,7 +330,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Says nothing."""
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        if len(body) < length:  # who sent it is gone
+            self._end()
+            return
         with self._counted():
             channel = self.path.removeprefix("/v2/notifications/")
             self._guarded(lambda: self._post(channel, _checked_body(channel, body, self.headers["Content-Type"])))

@@ -110,7 +110,8 @@ NO_FAULT = Fault()
 def lossy(seed: int, before: float = 0.1, after: float = 0.1, other: float = 0.05) -> Callable[[], Fault]:
     """Shares of requests that are dropped before or after they were taken; and of each other thing that may happen."""
     chance, lock = random.Random(seed), threading.Lock()
-    others = [Fault(repeat=True), Fault(answer=errors(429, "CM_QUOTA", Retry_After="1")), Fault(answer=Reply(503, b""))]
+    quota, too_early = errors(429, "CM_QUOTA", Retry_After="1"), errors(425, "CM_RETRY_TOO_EARLY", Retry_After="300")
+    others = [Fault(repeat=True), *(Fault(answer=reply) for reply in (quota, too_early, Reply(503, b"")))]
     faults = [Fault(drop="before"), Fault(drop="after"), *others, NO_FAULT]
     shares = [before, after, *[other] * len(others)]
 
@@ -485,7 +486,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.deaf:
             self.notify.stopping.wait(30)
             return self._drop()
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length)
+        if len(body) < length:  # who sent it is gone
+            return self._drop()
         self.notify.stopping.wait(fault.delay)
         if fault.drop == "before":
             return self._drop()

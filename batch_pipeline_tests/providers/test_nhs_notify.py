@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,7 +48,6 @@ from batch_pipeline_tests.providers.nhs_notify_double import (
     Reply,
     another_private_key,
     errors,
-    lossy,
     private_key,
 )
 from batch_pipeline_tests.sending.worlds import providers
@@ -821,34 +819,6 @@ def test_one_odd_recipient_fails_alone(tmp_path: Path, double: NhsNotifyDouble, 
         assert (done.accepted, done.refused, done.stopped) == (49, 1, {})
         assert attempt_rows(ledger, "failure_code", line=27) == [("CM_INVALID_VALUE",)]
     assert len(double.times()) == 49
-
-
-@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 10))])
-def test_a_dispatch_over_a_bad_network_sends_every_message_once(tmp_path: Path, seed: int) -> None:
-    ledger = open_ledger(tmp_path)
-    queue(ledger, lines(1_000, provider="nhs_notify"))
-    with NhsNotifyDouble(chance=lossy(seed)) as double:
-        notify = InSmallChunks(double.account(), timeout=5 * SECOND)
-        for _ in range(10):
-            done = dispatcher.dispatch(ledger, BATCH, providers(notify), now=NOW, owner="a test", sleep=lambda _: None)
-            if not done.left_open and not done.unsent:
-                break
-        notify.close()
-        references = {row[0] for row in attempt_rows(ledger, "reference")}
-        assert double.times() == dict.fromkeys(references, 1)
-        assert double.failures == []
-        assert double.asked["batches"] > 40  # some were posted again
-    assert len(references) == 1_000
-    assert all(accepted for (accepted,) in attempt_rows(ledger, "accepted_at"))
-    ledger.close()
-
-
-class InSmallChunks(NhsNotify):
-    """So that a thousand messages are many chances to fail."""
-
-    def __init__(self, account: NhsNotifyAccount, timeout: timedelta) -> None:
-        super().__init__(account, timeout=timeout)
-        self._limits = replace(self._limits, messages=25)
 
 
 # The App's accounts

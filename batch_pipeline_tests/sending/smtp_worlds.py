@@ -1,15 +1,11 @@
 """A batch of emails, and the account that sends them to a test's own mail server."""
 
-import os
-import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from batch_pipeline.ledger.engine import Ledger
-from batch_pipeline.providers.smtp import Smtp, SmtpAccount
-from batch_pipeline.sending import dispatcher
-from batch_pipeline_tests.ledger.given import BATCH, NOW, lines, open_ledger, queue
+from batch_pipeline.providers.smtp import SmtpAccount
+from batch_pipeline_tests.ledger.given import lines, open_ledger, queue
 
 
 def account(port: int, timeout: float = 10) -> SmtpAccount:
@@ -32,20 +28,3 @@ def emails(folder: Path, count: int) -> Ledger:
     ledger = open_ledger(folder)
     queue(ledger, lines(count, "email", provider="smtp"))
     return ledger
-
-
-def dispatch_by_smtp(folder: Path, port: int, timeout: float, progress: Any) -> None:
-    """For a process of its own: sends the batch by the real clocks; counts in ``progress`` how often it told of any."""
-
-    def tell(_done: int, _total: int) -> None:
-        progress.value += 1
-
-    dispatcher.dispatch(
-        open_ledger(folder),
-        BATCH,
-        {"email": Smtp(account(port, timeout))},
-        now=NOW,
-        owner=f"process {os.getpid()}",
-        on_progress=tell,
-        sleep=lambda seconds: time.sleep(min(seconds, 0.1)),
-    )

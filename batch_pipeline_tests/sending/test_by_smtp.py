@@ -1,13 +1,10 @@
-"""Emails to a real mail server that drops connections, by processes that are killed."""
+"""What comes back to a sender of emails. What becomes of those sent while connections drop and processes die: ``test_rounds``."""
 
-import random
-import signal
 import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,14 +15,10 @@ from batch_pipeline.providers.smtp import Smtp
 from batch_pipeline.sending import dispatcher, receipts
 from batch_pipeline.sending.dispatcher import Dispatched
 from batch_pipeline_tests.ledger.given import BATCH, NOW, attempt_rows
-from batch_pipeline_tests.processes import CONTEXT
 from batch_pipeline_tests.providers import bounce_samples
-from batch_pipeline_tests.providers.mail_server import Deed, MailServer, hang_up, reset
-from batch_pipeline_tests.sending.smtp_worlds import account, dispatch_by_smtp, emails
+from batch_pipeline_tests.providers.mail_server import Deed, MailServer
+from batch_pipeline_tests.sending.smtp_worlds import account, emails
 from batch_pipeline_tests.sending.worlds import Clock
-
-STAGES = ("greeting", "EHLO", "MAIL", "RCPT", "DATA", "dot", "taken")
-KILLS = 12
 
 
 def _dispatch(ledger: Ledger, mail: Smtp, sleep: Callable[[float], None] | None = None) -> Dispatched:
@@ -59,41 +52,6 @@ def _relay_access_denied(stage: str) -> Deed | None:
 def _message_id(reference: str) -> str:
     key = account(1).reference_key
     return f"<{ReferenceTokens(key).token(reference)}@surgery.example.test>"
-
-
-def _outcomes(ledger: Ledger, server: MailServer) -> dict[str, list[int]]:
-    """How often the server took each message, by what the ledger says of it."""
-    journal = server.references()
-    outcomes: dict[str, list[int]] = {"accepted": [], "failed": [], "unconfirmed": [], "unsent": []}
-    columns = ("reference", "accepted_at", "failed_at", "unconfirmed_at")
-    for reference, accepted, failed, unconfirmed in attempt_rows(ledger, *columns):
-        known = {"accepted": accepted, "failed": failed, "unconfirmed": unconfirmed, "unsent": True}
-        state = next(state for state, holds in known.items() if holds)
-        outcomes[state].append(journal.pop(_message_id(reference), 0))
-    assert not journal, "the server has messages that nobody was to send"
-    return outcomes
-
-
-@pytest.mark.parametrize("seed", [1, 2])
-def test_connections_dropped_at_all_stages_send_nobody_anything_twice(tmp_path: Path, seed: int) -> None:
-    chance = random.Random(seed)
-
-    def fate(stage: str) -> Deed | None:
-        if stage == "RCPT" and chance.random() < 0.1:
-            return chance.choice(["450 4.2.0 later", "550 5.1.1 nobody", "421 4.3.2 closing"])
-        return chance.choice([hang_up, reset]) if stage in STAGES and chance.random() < 0.03 else None
-
-    ledger = emails(tmp_path, 200)
-    with closing(ledger), MailServer(fate) as server:
-        with closing(Smtp(account(server.port))) as mail:
-            while _dispatch(ledger, mail, sleep=_not_at_all).unsent:
-                pass
-        outcomes = _outcomes(ledger, server)
-    assert set(outcomes["accepted"]) == {1}
-    assert set(outcomes["failed"]) == {0}
-    assert set(outcomes["unconfirmed"]) == {0, 1}, "both kinds of drop have to happen for this to say anything"
-    assert not outcomes["unsent"]
-    assert len(outcomes["unconfirmed"]) == server.dropped_after_the_dot
 
 
 def test_a_bounce_of_a_sent_email_is_a_failure_in_the_ledger(tmp_path: Path) -> None:
@@ -161,36 +119,3 @@ def test_one_odd_recipient_fails_alone(tmp_path: Path, odd: int) -> None:
         assert (done.accepted, done.refused, done.stopped) == (49, 1, {})
         assert len(server.journal) == 49
     assert attempt_rows(ledger, "failure_code", address=address) == [("5.7.1",)]
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_at_most_one_message_a_process_is_unconfirmed(tmp_path: Path) -> None:
-    chance = random.Random()
-    ledger = emails(tmp_path, 1_500)
-
-    def start(progress: Any) -> Any:
-        process = CONTEXT.Process(target=dispatch_by_smtp, args=(tmp_path, server.port, 1.0, progress))
-        process.start()
-        return process
-
-    kills = 0
-    with closing(ledger), MailServer() as server:
-        while kills < KILLS:
-            progress = CONTEXT.RawValue("i", 0)
-            process = start(progress)
-            messages_done = chance.randrange(20)
-            while progress.value <= messages_done and process.is_alive():
-                time.sleep(0.001)
-            time.sleep(chance.uniform(0, 0.04))
-            process.kill()
-            process.join()
-            kills += process.exitcode == -signal.SIGKILL
-            assert len(server.journal) < 1_500, "it was done before it was killed often enough: give it more to do"
-        last = start(CONTEXT.RawValue("i", 0))
-        last.join()
-        assert last.exitcode == 0
-        outcomes = _outcomes(ledger, server)
-    assert set(outcomes["accepted"]) == {1}
-    assert set(outcomes["unconfirmed"]) <= {0, 1}
-    assert not outcomes["unsent"] + outcomes["failed"]
-    assert len(outcomes["unconfirmed"]) <= KILLS

@@ -128,7 +128,7 @@ def test_a_fallback_clock_that_runs_out_during_a_pause_is_due_at_resume(ledger: 
             controls.pause(connection, BATCH, "x", None, NOW)
     with ledger.read() as connection:
         assert fallbacks.due(connection, NOW + DAY) == {}
-    assert fallbacks.sweep(ledger, BATCH, NOW + DAY, FACTS) == fallbacks.Swept()
+    assert fallbacks.sweep(ledger, BATCH, NOW + DAY, FACTS) == fallbacks.Swept(paused=True)
     with ledger.write() as connection:
         controls.resume(connection, BATCH, "x", NOW + DAY)
         controls.resume_all(connection, "x", NOW + DAY)
@@ -233,7 +233,7 @@ def test_a_pause_holds_a_cancelled_batch_until_it_is_resumed(ledger: Ledger) -> 
         controls.pause(connection, BATCH, "Dr Grey", None, NOW)
     _cancel(ledger)
     assert _shown(ledger) == "Cancelled (paused)"
-    assert fallbacks.sweep(ledger, BATCH, NOW + DAY, FACTS) == fallbacks.Swept()
+    assert fallbacks.sweep(ledger, BATCH, NOW + DAY, FACTS) == fallbacks.Swept(paused=True)
     with ledger.write() as connection:
         assert controls.resume(connection, BATCH, "Dr Grey", NOW) is not None
     assert _shown(ledger) == "Cancelled"

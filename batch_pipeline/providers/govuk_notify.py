@@ -152,7 +152,9 @@ _DAILY_LIMIT = _Outcome(
     _Fate.STOPPED, "the service's daily limit of messages is used up: GOV.UK Notify takes no more until midnight"
 )
 _DENIED = _Outcome(
-    _Fate.STOPPED, f"GOV.UK Notify denies us access (AuthError): check {NAME}.api_key and the service's settings"
+    _Fate.STOPPED,
+    f"GOV.UK Notify denies us access (AuthError): check {NAME}.api_key, the service's settings, and that this machine's"
+    " clock is right to half a minute",
 )
 _REFUSES_ALL = _Outcome(
     _Fate.STOPPED,

@@ -11,6 +11,9 @@ The rules that keep two processes from posting one chunk at the same time:
 - a takeover waits until the lease is over by one time-out more, so that a call begun in time has ended;
 - the check right before a post looks at the ledger (is it still mine?), then at the machine's clock, and at a clock
   that nobody can set: a process that slept, or whose clock was put back, doesn't post;
+- a process halted after that look, and woken past its lease, does post: what comes so late makes no second message at
+  a provider that deduplicates, nor at one whose requests are dated (GOV.UK Notify), and with any other a takeover
+  never posts;
 - a lease whose end lies far ahead, because the clock was put back, counts as over when it was watched, unchanged,
   for as long as a lease can last.
 

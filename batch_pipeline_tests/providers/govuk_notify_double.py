@@ -107,7 +107,7 @@ class GovukNotifyDouble:
 
     With ``guests`` the key is a team-only one, and nobody else is sent to. ``template_faults`` are the faults of the next
     look-ups of templates; ``post_faults`` and ``look_up_faults`` are the faults of each reference in turn; ``chance`` is asked when there is
-    none: (reference, how often it was posted before) to a fault.
+    none: (reference, how often it was posted before) to a fault. ``clock`` gives the seconds since 1970 that it goes by.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
@@ -129,6 +129,7 @@ class GovukNotifyDouble:
         self.look_up_faults: dict[str, list[Fault]] = {}
         self.template_faults: list[Fault] = []
         self.chance: Callable[[str, int], Fault | None] = lambda _reference, _before: None
+        self.clock = time.time
         self.released = threading.Event()
         self.daily_limit: int | None = None
         self.lock = threading.Lock()
@@ -359,7 +360,7 @@ class _Handler(BaseHTTPRequestHandler):
                 double.at_once -= 1
 
     def _guarded(self, do: Callable[[], None]) -> None:
-        if not _is_authorised(self.headers.get("Authorization")):
+        if not _is_authorised(self.headers.get("Authorization"), self.double.clock()):
             self.double.unauthorised += 1
             self._say(403, _error(403, "AuthError", "Invalid token: signature, api token not found"))
             return
@@ -455,14 +456,14 @@ class _Handler(BaseHTTPRequestHandler):
 # Checks --------------------------------------------------------------------------------------------------------------
 
 
-def _is_authorised(header: str | None) -> bool:
+def _is_authorised(header: str | None, now: float) -> bool:
     scheme, _, token = (header or "").partition(" ")
     try:
         claims = jwt.decode(token, SECRET, algorithms=["HS256"], options={"verify_iat": False})
         head = jwt.get_unverified_header(token)
     except jwt.InvalidTokenError:
         return False
-    fresh = isinstance(claims.get("iat"), int) and abs(time.time() - claims["iat"]) <= 30
+    fresh = isinstance(claims.get("iat"), int) and abs(now - claims["iat"]) <= 30
     known = set(claims) == {"iss", "iat"} and claims["iss"] == SERVICE
     return scheme == "Bearer" and fresh and known and head == {"typ": "JWT", "alg": "HS256"}
 

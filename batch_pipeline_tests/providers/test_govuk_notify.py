@@ -37,6 +37,7 @@ from batch_pipeline.providers.protocol import (
     RefusedMessage,
     Unfinished,
 )
+from batch_pipeline.sending._run import LEASE
 from batch_pipeline_tests.ledger.given import lines, mobile, nhs_number
 from batch_pipeline_tests.providers.govuk_notify_double import (
     API_KEY,
@@ -649,6 +650,26 @@ def test_who_sleeps_past_the_deadline_between_head_and_body_posts_no_body_and_kn
     with pytest.raises(HTTPError) as raised:
         gated.client.send_sms_notification(mobile(1), SMS_TEMPLATE, {"body": "Hello"}, reference(1), None)
     assert not was_never_written(raised.value)
+    assert double.posts == {}
+    gated.close()
+
+
+def test_who_is_halted_after_the_last_look_at_the_clock_writes_what_nobody_takes_any_more(
+    double: GovukNotifyDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No check of ours can be the last thing before the write; the request's own date is the other side's check."""
+    gated = GatedClient.make(API_KEY, double.url, lambda: 0.0)
+    gated.gate.closes = 5
+    plain = HTTPConnection.send
+
+    def halted(*arguments: Any) -> None:
+        double.clock = lambda: time.time() + (LEASE * govuk(double).limits.timeout).total_seconds()
+        plain(*arguments)
+
+    monkeypatch.setattr(HTTPConnection, "send", halted)
+    with pytest.raises(HTTPError) as raised:
+        gated.client.send_sms_notification(mobile(1), SMS_TEMPLATE, {"body": "Hello"}, reference(1), None)
+    assert raised.value.status_code == 403
     assert double.posts == {}
     gated.close()
 

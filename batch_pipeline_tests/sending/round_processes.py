@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from notifications_python_client import authentication
+
 from batch_pipeline.clocks import seconds_since_boot
 from batch_pipeline.errors import Refused
 from batch_pipeline.providers.govuk_notify import GovukNotify, GovukNotifyAccount
@@ -88,6 +90,8 @@ def owner_name(pid: int) -> str:
 
 def run_errand(errand: Errand) -> None:
     """Sends the batch as far as it goes. For a process of its own; exits with ``SERVER_GONE`` when its ledger goes."""
+    # The official client dates each request, and the other side refuses one that is half a minute old.
+    authentication.epoch_seconds = lambda: int(errand.clock.wall().timestamp())
     try:
         dispatcher.dispatch(
             open_ledger(errand.folder),

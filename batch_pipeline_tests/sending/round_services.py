@@ -29,7 +29,7 @@ from batch_pipeline_tests.providers.nhs_notify_double import (
     message_status,
     signed,
 )
-from batch_pipeline_tests.sending.round_processes import Account
+from batch_pipeline_tests.sending.round_processes import Account, SharedClock
 from batch_pipeline_tests.sending.smtp_worlds import account as smtp_account
 
 APPLICATION, CALLBACK_KEY, TOKEN = "an-application", "a key for tests", "a token for tests, long enough"
@@ -61,8 +61,9 @@ class Service(ABC):
     one_in_doubt: ClassVar[bool] = False
     """Whether what was in hand when a process or a connection ended may be left to a person (SMTP)."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, clock: SharedClock) -> None:
         self.seed = seed
+        self.clock = clock
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -211,6 +212,7 @@ class GovukNotifyService(Service):
     @override
     def _begin(self, stack: ExitStack) -> None:
         self.double = GovukNotifyDouble()
+        self.double.clock = lambda: self.clock.wall().timestamp()
         self.double.chance = _govuk_faults(self.seed)
         chance = random.Random(self.seed)
         drop, whole = govuk_notify_double.Fault("drop"), govuk_notify_double.Fault()

@@ -191,17 +191,21 @@ class Round:
                 self._crash()
 
     def _let_take(self, messages: int) -> None:
-        """Until the provider has taken so many more, or there is nothing left to send.
+        """Until it has taken so many more and all have a chunk in hand, or there is nothing left to send.
 
         A dispatch whose provider failed it too often in a row ends early: then another begins.
         """
         enough = self.service.count() + messages
         for _ in range(_MOST_DISPATCHES):
-            self._work_until(lambda: self.service.count() >= enough)
+            self._work_until(lambda: self.service.count() >= enough and self._all_are_at_it())
             if self.at_work or not self._is_anything_left():
                 return
             self._let_time_pass()
             self._start()
+
+    def _all_are_at_it(self) -> bool:
+        """A fault that strikes a process before it has begun, or after it has ended, shows nothing."""
+        return all(map(self._open_chunks_of, self.at_work)) or not self._is_anything_unsent()
 
     def _work_until(self, reached: Callable[[], bool]) -> None:
         """Until that, or all have ended; time goes on where all only wait for it."""
@@ -278,9 +282,14 @@ class Round:
         raise AssertionError(f"{_MOST_DISPATCHES} dispatches more have not sent everything")
 
     def _is_anything_left(self) -> bool:
+        if self._is_anything_unsent():
+            return True
         with self.ledger.read() as connection:
-            unsent = chunks.unsent(connection, BATCH, "primary")
-            return bool(unsent) or bool(chunks.open_chunks(connection, BATCH, "primary"))
+            return bool(chunks.open_chunks(connection, BATCH, "primary"))
+
+    def _is_anything_unsent(self) -> bool:
+        with self.ledger.read() as connection:
+            return bool(chunks.unsent(connection, BATCH, "primary"))
 
     def end(self) -> None:
         """Leaves nobody behind, also when the round has failed."""
@@ -507,10 +516,11 @@ def play(plan: Plan, folder: Path, cluster: Cluster | None) -> Facts:
     """A whole round; what came of it."""
     with ExitStack() as stack:
         stack.enter_context(_ledger_for(plan, folder, cluster))
-        service = stack.enter_context(SERVICES[plan.provider](plan.seed))
+        clock = SharedClock()
+        service = stack.enter_context(SERVICES[plan.provider](plan.seed, clock))
         gateway = stack.enter_context(_gateway(folder)) if plan.gateway else None
         chance = random.Random(f"{plan.provider}/{plan.seed}/moments")
-        under_way = Round(plan, folder, service, SharedClock(), cluster, gateway, chance)
+        under_way = Round(plan, folder, service, clock, cluster, gateway, chance)
         stack.callback(under_way.end)
         return under_way.run()
 

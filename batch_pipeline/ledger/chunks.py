@@ -36,6 +36,8 @@ class Chunk:
     fence: int
     lease_until: datetime
     claimed_at: datetime
+    waiting: bool = False
+    """Its holder waits before it calls: no provider has what isn't answered of it."""
 
 
 class Told(NamedTuple):
@@ -240,23 +242,29 @@ def _chunk(row: sa.Row[Any]) -> Chunk:
         row.fence,
         row.lease_until,
         row.claimed_at,
+        row.waiting,
     )
 
 
 def take_over(connection: sa.Connection, chunk: Chunk, owner: str, lease_until: datetime) -> Chunk | None:
-    """Takes a chunk from a holder whose lease ran out; ``None`` when somebody was quicker, or it is settled."""
+    """Takes a chunk from a holder whose lease ran out; ``None`` when somebody was quicker, or it is settled.
+
+    It isn't ``waiting`` any more: who takes it over may post it, and die.
+    """
     return _hold(connection, chunk, fence=chunk.fence + 1, owner=owner, lease_until=lease_until)
 
 
-def renew(connection: sa.Connection, chunk: Chunk, lease_until: datetime) -> Chunk | None:
+def renew(connection: sa.Connection, chunk: Chunk, lease_until: datetime, *, waiting: bool = False) -> Chunk | None:
     """Moves the end of a lease that is held; ``None`` when it was lost."""
-    return _hold(connection, chunk, fence=chunk.fence, lease_until=lease_until)
+    return _hold(connection, chunk, fence=chunk.fence, lease_until=lease_until, waiting=waiting)
 
 
-def _hold(connection: sa.Connection, chunk: Chunk, *, fence: int, lease_until: datetime, **more: Any) -> Chunk | None:
-    statement = sa.update(chunks).where(_HELD).values(fence=fence, lease_until=lease_until, **more)
+def _hold(
+    connection: sa.Connection, chunk: Chunk, *, fence: int, lease_until: datetime, waiting: bool = False, **more: Any
+) -> Chunk | None:
+    statement = sa.update(chunks).where(_HELD).values(fence=fence, lease_until=lease_until, waiting=waiting, **more)
     held = connection.execute(statement, _key(chunk)).rowcount
-    return replace(chunk, fence=fence, lease_until=lease_until) if held else None
+    return replace(chunk, fence=fence, lease_until=lease_until, waiting=waiting) if held else None
 
 
 _HELD = sa.and_(

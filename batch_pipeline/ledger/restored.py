@@ -100,6 +100,8 @@ class Looked:
     """Theirs."""
     faults: list[str] = field(default_factory=list[str])
     """What of the journal is gone or can't be read: there what was forgotten can't be known."""
+    posted: dict[str, bool] = field(default_factory=dict[str, bool])
+    """Of the chunks that the ledger calls waiting, whether the last line says that they are about to be posted."""
 
 
 def look(ledger: Ledger, journal: Journal, now: datetime, *, keep: timedelta) -> Hold | None:
@@ -116,10 +118,22 @@ def look(ledger: Ledger, journal: Journal, now: datetime, *, keep: timedelta) ->
     looked = _look(ledger, journal, mine)
     if looked.missing or looked.faults:
         with ledger.write() as connection:
+            _end_waiting(connection)
             return controls.hold(connection, _because(looked), now)
+    if any(looked.posted.values()):
+        with ledger.write() as connection:
+            _end_waiting(connection, [chunk for chunk, is_posted in looked.posted.items() if is_posted])
     _remember(ledger, looked)
     _prune(ledger, journal, keep)
     return None
+
+
+def _end_waiting(connection: sa.Connection, these: Sequence[str] | None = None) -> None:
+    """Lets chunks, or all, be like any that was left open: a copy tells what was so when it was taken."""
+    waiting = sa.and_(chunks.c.settled_at.is_(None), chunks.c.waiting)
+    for some in [None] if these is None else _slices(these):
+        which = waiting if some is None else sa.and_(waiting, chunks.c.reference.in_(some))
+        connection.execute(sa.update(chunks).where(which).values(waiting=sa.false()))
 
 
 def _because(looked: Looked) -> str:
@@ -161,21 +175,28 @@ def _look_at(ledger: Ledger, journal: Journal, mine: Writer, name: str, start: i
                 looked.faults.append(f"{name} of the claims journal is damaged before byte {read.end:,}")
                 continue
             _refuse_others(journal, mine, read.entry)
-            if read.entry.kind == "posted":
-                yield read.entry
+            yield read.entry
 
     entries = told()
     # The lines first, then the ledger: what a line tells of was committed before it was written.
     while some := list(islice(entries, _AT_ONCE)):
         with ledger.read() as connection:
-            missing = _unknown(connection, {entry.chunk for entry in some})
+            missing = _unknown(connection, {entry.chunk for entry in some if entry.kind == "posted"})
+            waiting = _waiting(connection, {entry.chunk for entry in some})
         looked.missing |= missing
         looked.batches |= {entry.batch for entry in some if entry.chunk in missing}
+        looked.posted |= {entry.chunk: entry.kind == "posted" for entry in some if entry.chunk in waiting}
 
 
 def _unknown(connection: sa.Connection, references: set[str]) -> set[str]:
     known = sa.select(chunks.c.reference).where(chunks.c.reference.in_(references))
     return references - set(connection.scalars(known))
+
+
+def _waiting(connection: sa.Connection, references: set[str]) -> set[str]:
+    open_ = chunks.c.settled_at.is_(None)
+    query = sa.select(chunks.c.reference).where(chunks.c.reference.in_(references), open_, chunks.c.waiting)
+    return set(connection.scalars(query))
 
 
 def _refuse_others(journal: Journal, mine: Writer, entry: Entry) -> None:
@@ -328,6 +349,7 @@ def begin_anew(ledger: Ledger, journal: Journal, by: str, now: datetime) -> None
     looked, known = _look(ledger, journal, writer(ledger, journal)), _looked_at(ledger)
     ends = {name: looked.ends.get(name, min(known.get(name, 0), size)) for name, size in journal.files().items()}
     with ledger.write() as connection:
+        _end_waiting(connection)
         connection.execute(sa.delete(facts).where(facts.c.name.startswith(_LOOKED_AT, autoescape=True)))
         _set_fact(connection, _PRUNED, max(journal.pruned, _facts(connection, _PRUNED).get(_PRUNED, "")))
     let_go(ledger, Looked(ends=ends), by, now)
@@ -342,23 +364,17 @@ def _lost(ledger: Ledger, journal: Journal, missing: set[str]) -> list[Lost]:
     posted: dict[str, Entry] = {}
     messages: dict[str, dict[Message, Noted]] = {}
     returned: dict[tuple[str, Message], int] = {}
-    known = _looked_at(ledger)
-    for name, size in journal.files().items():
-        if size <= known.get(name, 0):
+    for entry in _forgotten_lines(ledger, journal, missing):
+        told = {Message(entry.batch, entry.step, noted.patient): noted for noted in entry.messages}
+        keys = [(entry.chunk, message) for message in told]
+        if entry.kind == "returned":
+            returned |= {key: max(returned.get(key, 0), entry.fence) for key in keys}
             continue
-        for entry in (read.entry for read in journal.read(name, known.get(name, 0)) if read.entry):
-            if entry.chunk not in missing:
-                continue
-            told = {Message(entry.batch, entry.step, noted.patient): noted for noted in entry.messages}
-            if entry.kind == "returned":
-                for message in told:
-                    key = entry.chunk, message
-                    returned[key] = max(returned.get(key, 0), entry.fence)
-                continue
-            messages.setdefault(entry.chunk, {}).update(told)
-            posted[entry.chunk] = max(
-                posted.get(entry.chunk, entry), entry, key=lambda one: (one.fence, one.written_at)
-            )
+        messages.setdefault(entry.chunk, {}).update(told)
+        for key in keys:  # after a wait, by the holder that had returned it
+            if returned.get(key) == entry.fence:
+                del returned[key]
+        posted[entry.chunk] = max(posted.get(entry.chunk, entry), entry, key=lambda one: (one.fence, one.written_at))
     live: dict[Message, Entry] = {}
     for chunk, told in messages.items():
         for message in told:
@@ -369,6 +385,15 @@ def _lost(ledger: Ledger, journal: Journal, missing: set[str]) -> list[Lost]:
         for chunk, entry in posted.items()
     ]
     return sorted(found, key=lambda lost: (lost.entry.step != "primary", lost.entry.written_at))
+
+
+def _forgotten_lines(ledger: Ledger, journal: Journal, missing: set[str]) -> Iterator[Entry]:
+    """What the journal says of these chunks since the ledger looked at it; each process's lines in their order."""
+    known = _looked_at(ledger)
+    for name, size in journal.files().items():
+        if size > known.get(name, 0):
+            lines = (read.entry for read in journal.read(name, known.get(name, 0)))
+            yield from (entry for entry in lines if entry is not None and entry.chunk in missing)
 
 
 @dataclass

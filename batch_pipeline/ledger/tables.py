@@ -126,6 +126,13 @@ chunks = sa.Table(
     sa.Column("fence", sa.Integer, nullable=False, comment="grows with each takeover; an older holder's writes miss"),
     sa.Column("lease_until", Instant, nullable=False, comment="by the machine's clock, never by --at"),
     sa.Column("claimed_at", Instant, nullable=False),
+    sa.Column(
+        "waiting",
+        sa.Boolean,
+        nullable=False,
+        server_default=sa.false(),
+        comment="its holder waits before it calls: no provider has what isn't answered of it",
+    ),
     sa.Column("settled_at", Instant, comment="when its answer was recorded; null while it is open"),
     sa.Column("outcome", sa.Text, comment="accepted | unconfirmed | returned (its last post was not taken)"),
     sa.Index(None, "batch", "step", "channel"),

@@ -11,6 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -81,14 +82,16 @@ class BoundedHttp:
             future = asyncio.run_coroutine_threadsafe(_call(self._client, request, deadline), self._loop)
         try:
             return future.result()
+        except CancelledError:
+            raise NoAnswer("the connections were closed meanwhile") from None
         finally:
             future.cancel()  # it runs on only when this thread was interrupted
 
     def close(self) -> None:
-        """Gives up the connections and the thread. A later call opens new ones."""
+        """Gives up the connections and the thread; whoever waits for an answer gets none. A later call opens new ones."""
         with self._lock:
             if self._owner == os.getpid():
-                asyncio.run_coroutine_threadsafe(self._client.aclose(), self._loop).result()
+                asyncio.run_coroutine_threadsafe(_end(self._client), self._loop).result()
                 self._loop.call_soon_threadsafe(self._loop.stop)
             self._owner = None
 
@@ -105,6 +108,14 @@ class BoundedHttp:
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_forever()
     loop.close()
+
+
+async def _end(client: httpx.AsyncClient) -> None:
+    calls = asyncio.all_tasks() - {asyncio.current_task()}
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    await client.aclose()
 
 
 async def _call(client: httpx.AsyncClient, request: httpx.Request, deadline: Deadline) -> Reply:

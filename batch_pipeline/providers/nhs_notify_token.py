@@ -97,6 +97,7 @@ class TokenSource:
         self._steady = steady
         self._lock = threading.Lock()
         self._token: _Token | None = None
+        self._refused: str | None = None
 
     def get(self, deadline: Deadline) -> str:
         """A token that is good for a while yet; the threads that come while one is fetched wait for that one.
@@ -108,7 +109,7 @@ class TokenSource:
         if not self._lock.acquire(timeout=deadline.left()):
             raise NotTaken(f"{self._account.service}: another thread was waiting for a token all the time")
         try:
-            if self._token is None or self._token.until <= self._steady():
+            if self._token is None or self._token.until <= self._steady() or self._token.value == self._refused:
                 self._token = self._fetch(deadline)
             return self._token.value
         finally:
@@ -116,9 +117,7 @@ class TokenSource:
 
     def renounce(self, value: str) -> None:
         """Never give this token again: it was refused. Another one, fetched meanwhile, stays."""
-        with self._lock:
-            if self._token is not None and self._token.value == value:
-                self._token = None
+        self._refused = value  # without the lock: who holds it may be fetching one for as long as a call takes
 
     def _fetch(self, deadline: Deadline) -> _Token:
         asked = self._steady()

@@ -74,13 +74,13 @@ class Carrier:
         return None
 
     def _bring_to_an_answer(self, held: Held) -> Held | None:
-        posted = held.taken_over  # and what became of it isn't known of all
+        posted = held.posted  # and what became of it isn't known of all
         others = self.run.accepted[held.chunk.channel]
         for attempt in range(TRIES):
             if posted and not self._can_be_settled(held):
                 self._leave_unconfirmed(held)
                 return None
-            held = self._pace(held, asks=posted and self.provider.recovery is Recovery.CAN_BE_ASKED)
+            held = self._pace(held, posted=posted)
             answer = self._call(held, posted=posted)
             if isinstance(answer, Answer):
                 return self._record(held, answer)
@@ -94,7 +94,7 @@ class Carrier:
                 self._stop(held, f"{answer}: it asks to be left alone for {minutes} minutes", give_back=not posted)
                 return None
             if attempt + 1 < TRIES and not (posted and not self._can_be_settled(held)):
-                held = self._wait(held, max(self._pause(answer, attempt), answer.retry_after))
+                held = self._wait(held, max(self._pause(answer, attempt), answer.retry_after), posted=posted)
             elif attempt + 1 == TRIES:
                 takes_others = self.run.accepted[held.chunk.channel] > others
                 self._give_up(held, answer, posted=posted, takes_others=takes_others)
@@ -212,17 +212,18 @@ class Carrier:
 
     # Waiting -----------------------------------------------------------------------------------------------------
 
-    def _pace(self, held: Held, *, asks: bool) -> Held:
+    def _pace(self, held: Held, *, posted: bool) -> Held:
         """Waits until the account may make the chunk's requests."""
         limits = self.provider.limits
         if limits.per_minute is None:
             return held
+        asks = posted and self.provider.recovery is Recovery.CAN_BE_ASKED
         calls = (held.chunk.messages if limits.one_by_one else 1) * (2 if asks else 1)
         with self.run.write() as connection:
             left = paces.book(connection, self._account, calls, limits.per_minute, self.run.wall())
         while left:
             some = min(left, LONGEST_PAUSE)
-            held = self._wait(held, some)
+            held = self._wait(held, some, posted=posted)
             left -= some
         return held
 
@@ -238,16 +239,26 @@ class Carrier:
     def _account(self) -> str:
         return f"{self.provider.name}:{self.provider.limits.account}"
 
-    def _wait(self, held: Held, pause: timedelta) -> Held:
-        """Waits under a lease that covers it."""
+    def _wait(self, held: Held, pause: timedelta, *, posted: bool) -> Held:
+        """Waits under a lease that covers it.
+
+        Where nothing is with the provider, the ledger says so for that long: of a process that dies waiting nobody has
+        to be asked what became of its messages.
+        """
         if self.run.steady() > held.steady_until:
             raise _LeaseLost
+        if not posted and self.run.before_return is not None:
+            self.run.before_return(held.chunk)
+        held = self._renew(held, pause, waiting=not posted)
+        self.run.sleep(pause)
+        return held if posted else self._renew(held, timedelta(0), waiting=False)
+
+    def _renew(self, held: Held, pause: timedelta, *, waiting: bool) -> Held:
         with self.run.write() as connection:
             lease_until, steady_until = self.run.lease(self.provider.limits, pause)
-            renewed = chunks.renew(connection, held.chunk, lease_until)
+            renewed = chunks.renew(connection, held.chunk, lease_until, waiting=waiting)
         if renewed is None:
             raise _LeaseLost
-        self.run.sleep(pause)
         return replace(held, chunk=renewed, steady_until=steady_until)
 
     def _pause(self, unfinished: Unfinished, attempt: int) -> timedelta:

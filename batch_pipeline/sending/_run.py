@@ -43,6 +43,8 @@ class Held:
     chunk: Chunk
     steady_until: float
     taken_over: bool
+    posted: bool = False
+    """Whether it may have been posted by whom it was taken from."""
 
 
 @dataclass(slots=True)

@@ -126,7 +126,7 @@ class Worker:
         with self.run.write() as connection:
             lease_until, steady_until = self.run.lease(self.provider.limits)
             taken = chunks.take_over(connection, chunk, self.run.owner, lease_until)
-        return None if taken is None else Held(taken, steady_until, taken_over=True)
+        return None if taken is None else Held(taken, steady_until, taken_over=True, posted=not chunk.waiting)
 
     # New chunks --------------------------------------------------------------------------------------------------
 

@@ -80,7 +80,8 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
         after_chunk: called each time a chunk's answer is on disk, once at a time; it may pause the batch.
         before_post: called before each call for a chunk, under its lease, by the thread that posts it. What it raises
             keeps the chunk from being posted; ``ProviderStopped`` ends the channel.
-        before_return: called, by the same thread, before messages of a chunk that was surely not taken are unsent again.
+        before_return: called, by the same thread, before messages of a chunk that was surely not taken are unsent again,
+            or wait to be posted again.
 
     Raises:
         Refused: for an unknown batch, one without an outbox, or one planned for other providers than these.
@@ -148,10 +149,7 @@ def _by_provider(providers: Mapping[Channel, Provider]) -> list[tuple[Provider, 
 
 
 def _let_work(run: Run, workers: Sequence[Worker]) -> None:
-    """Returns when all have ended. One alone works here; of several each has a thread."""
-    if len(workers) == 1:
-        workers[0].work()
-        return
+    """Each in a thread of its own; returns when all have ended."""
     failures: list[BaseException] = []
 
     def work(worker: Worker) -> None:

@@ -50,13 +50,14 @@ class Recorder:
         self._local.noted = (chunk.reference, chunk.fence)
 
     def before_return(self, chunk: Chunk) -> None:
-        """Those of its messages that no answer is known of are about to be unsent again."""
+        """Those of its messages that no answer is known of are about to be unsent again, or to wait."""
         if getattr(self._local, "noted", None) != (chunk.reference, chunk.fence):
             return  # its post couldn't be told of, so there was none
         try:
             self._append("returned", chunk, _UNANSWERED)
         except OSError as error:
             raise Refused(_unwritable(self.journal, error)) from None
+        self._local.noted = None
 
     def _append(self, kind: Kind, chunk: Chunk, query: sa.Select[Any]) -> None:
         with self.ledger.read() as connection:

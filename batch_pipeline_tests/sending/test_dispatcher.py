@@ -1,5 +1,5 @@
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -550,6 +550,39 @@ def test_who_is_taken_over_while_waiting_for_the_rate_posts_nothing(world: World
     assert world.dispatch(world.ledger, late, sleep=sleep) == Dispatched(accepted=3)
     assert len(late.posts) == 1
     assert [row[1] for row in world.states()] == [NOW] * 10
+
+
+@pytest.mark.parametrize("recovery", list(Recovery))
+@pytest.mark.parametrize("waits_for", ["the rate", "the provider"])
+def test_who_dies_waiting_leaves_nobody_in_doubt(world: World, recovery: Recovery, waits_for: str) -> None:
+    limits = Limits(3, TIMEOUT, per_minute=1 if waits_for == "the rate" else None, account="a")
+    script = [Answer(), *([NotTaken("later")] if waits_for == "the provider" else [])]
+    provider = Scripted(*script, limits=limits, recovery=recovery)
+
+    def dies(_: float) -> None:
+        raise Died
+
+    with suppress(Died):
+        world.dispatch(world.ledger, provider, sleep=dies)
+    told = world.dispatch(world.ledger, next_one := Scripted(recovery=recovery))
+    assert told == Dispatched(accepted=7, taken_over=3)
+    assert next_one.asked == []
+    assert sum(len(references) for _, references in next_one.posts) == 7
+
+
+def test_who_takes_a_waiting_chunk_over_and_dies_leaves_a_doubt(folder: Path) -> None:
+    world = World(folder, Recovery.NEITHER, chunk=10)
+    provider = Scripted(NotTaken("later"), limits=Limits(10, TIMEOUT), recovery=Recovery.NEITHER)
+
+    def dies(_: float) -> None:
+        raise Died
+
+    with suppress(Died):
+        world.dispatch(world.ledger, provider, sleep=dies)
+    with suppress(Died):
+        world.dispatch(world.ledger, world.simulator(_dies("after post", 0)))
+    assert world.process() == Dispatched(unconfirmed=10, taken_over=10)
+    assert set(world.journal().values()) == {1}
 
 
 # Dying

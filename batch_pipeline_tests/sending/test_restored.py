@@ -163,18 +163,40 @@ def test_one_that_was_posted_and_cant_be_noted_as_returned_stays_open(folder: Pa
         assert [chunk.messages for chunk in chunks.open_chunks(connection, BATCH, "primary")] == [4]
 
 
+def test_a_copy_of_a_moment_when_a_chunk_waited_does_not_know_what_became_of_it(folder: Path) -> None:
+    world = JournalledWorld(folder, recovery=Recovery.NEITHER, chunk=10)
+    copies = list[Copy]()
+    world.dispatch(world.ledger, _losing(world, 0.15, 1.0), sleep=lambda _: copies.append(copy_of(world.ledger)))
+    assert set(world.journal().values()) == {1}
+    restore(world.ledger, copies[0])
+    assert world.look() is None
+    assert world.process() == Dispatched(unconfirmed=10, taken_over=10)
+    assert set(world.journal().values()) == {1}
+
+
+def test_a_chunk_that_was_posted_after_a_wait_is_put_back(folder: Path) -> None:
+    world = JournalledWorld(folder, chunk=10)
+    copy = copy_of(world.ledger)
+    world.process_with(_losing(world, 0.15, 1.0), lambda _: None)
+    restore(world.ledger, copy)
+    assert world.look() is not None
+    assert world.reconcile().messages == 10
+    assert world.process() == Dispatched(accepted=10, taken_over=10)
+    assert set(world.journal().values()) == {1}
+
+
 def test_a_chunk_that_is_posted_again_is_noted_once_a_holder(folder: Path) -> None:
     world = JournalledWorld(folder, chunk=10)
-    world.process_with(_losing(world), lambda _: None)
+    world.process_with(_losing(world, 0.05, 0.4, 1.0), lambda _: None)
     journal = world.journal_of_claims()
     noted = [line.entry for name in journal.files() for line in journal.read(name, 0) if line.entry]
     assert [(entry.kind, entry.fence, len(entry.messages)) for entry in noted] == [("posted", 1, 10)]
 
 
-def _losing(world: JournalledWorld) -> Unruly:
-    made = Unruly(world.folder / "simulator.sqlite", chunk=10)
+def _losing(world: JournalledWorld, *drawn: float) -> Unruly:
+    made = Unruly(world.folder / "simulator.sqlite", chunk=10, recovery=world.recovery)
     made.chance = random.Random()
-    answers = iter([0.05, 0.4, 1.0])
+    answers = iter(drawn)
     made.chance.random = lambda: next(answers)
     return made
 

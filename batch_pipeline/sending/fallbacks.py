@@ -66,10 +66,10 @@ def due(connection: sa.Connection, now: datetime) -> dict[str, int]:
 
 
 def sweep(ledger: Ledger, batch: str, now: datetime, facts: FallbackFacts) -> Swept:
-    """Decides every fallback of a batch that is due at ``now``: queued, or ended with the reason. At once, or not at all.
+    """Decides every fallback of a batch that is due at ``now``: queued, or ended with the reason.
 
     One that was queued and not begun, because of a pause or a crash, is decided anew by what is known now (SPEC 2.9).
-    A cancelled batch's messages keep their course, unless it was cancelled with its fallbacks; a paused one waits.
+    In slices, each at once or not at all: a sweep that was cut short is finished by the next. A cancelled batch's messages keep their course, unless it was cancelled with its fallbacks; a paused one waits.
     Collect and fold the receipts first.
     """
     return _sweep(ledger, batch, now, facts, lambda connection: controls.standing(connection, batch) is None)
@@ -90,8 +90,8 @@ def _sweep(
             if not may(connection):
                 return Swept(queued, dict(against), paused=True)
             if not taken_back:
-                chunks.take_back_fallbacks(connection, batch)
-                taken_back = True
+                taken_back = chunks.take_back_fallbacks(connection, batch, AT_ONCE) < AT_ONCE
+                continue
             cancelled = known.fallbacks_cancelled_at is not None
             rows = connection.execute(_candidates(batch, now)).all()
             going: list[sa.Row[Any]] = []

@@ -280,6 +280,9 @@ def test_many_are_decided_in_slices(ledger: Ledger, monkeypatch: pytest.MonkeyPa
     given = [Recipient(line, "nhs_app", number=None if line % 2 else "") for line in range(2, 12)]
     _accepted(ledger, *given)
     assert fallbacks.sweep(ledger, BATCH, NOW + DAY, FACTS) == Swept(5, {"no_number": 5})
+    assert fallbacks.sweep(ledger, BATCH, NOW + DAY, FACTS) == Swept(5)
+    opted_out = replace(FACTS, opted_out={patient(2), patient(10)})
+    assert fallbacks.sweep(ledger, BATCH, NOW + DAY, opted_out) == Swept(3, {"opted_out": 2})
 
 
 def _set_batch(ledger: Ledger, **values: Any) -> None:

@@ -69,8 +69,9 @@ def sweep(ledger: Ledger, batch: str, now: datetime, facts: FallbackFacts) -> Sw
     """Decides every fallback of a batch that is due at ``now``: queued, or ended with the reason.
 
     One that was queued and not begun, because of a pause or a crash, is decided anew by what is known now (SPEC 2.9).
-    In slices, each at once or not at all: a sweep that was cut short is finished by the next. A cancelled batch's messages keep their course, unless it was cancelled with its fallbacks; a paused one waits.
-    Collect and fold the receipts first.
+    A cancelled batch's messages keep their course, unless it was cancelled with its fallbacks; a paused one waits.
+    In slices, each at once or not at all: a sweep that was cut short is finished by the next. Collect and fold the
+    receipts first.
     """
     return _sweep(ledger, batch, now, facts, lambda connection: controls.standing(connection, batch) is None)
 

@@ -12,6 +12,7 @@ What was decided (a pause, a cancellation) can't be put back. That a decision wa
 whose last entry is noted beside the journal; people then decide again.
 """
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -194,6 +195,32 @@ def _look_at(ledger: Ledger, journal: Journal, mine: Writer, name: str, start: i
             missing = _unknown(connection, {entry.chunk for entry in some})
         looked.missing |= missing
         looked.batches |= {entry.batch for entry in some if entry.chunk in missing}
+
+
+class Watch:
+    """Sees, while a dispatch runs, that the ledger went back under it: a server failed over to one that lags behind.
+
+    Whoever has forgotten a chunk would claim its messages anew; the journal has had its line since before it was posted.
+    Any number of threads may use it.
+    """
+
+    def __init__(self, ledger: Ledger, journal: Journal) -> None:
+        self.writer = writer(ledger, journal)
+        self._ledger, self._journal = ledger, journal
+        self._ends = _looked_at(ledger)
+        self._lock = threading.Lock()
+
+    def missing(self) -> set[str]:
+        """Chunks of the lines that are new since it was asked last, by whichever process, and that the ledger doesn't have."""
+        looked = Looked()
+        with self._lock:
+            for name, size in self._journal.files().items():
+                start = self._ends.get(name, 0)
+                if size > start:
+                    _look_at(self._ledger, self._journal, self.writer, name, start, looked)
+            if not looked.missing:
+                self._ends |= looked.ends
+        return looked.missing
 
 
 def _unknown(connection: sa.Connection, references: set[str]) -> set[str]:

@@ -15,7 +15,6 @@ from batch_pipeline.ledger.dialects import one_of_texts
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.journal import Entry, Journal, Kind, Noted, body_of
 from batch_pipeline.ledger.tables import attempts
-from batch_pipeline.ledger.tables import chunks as chunks_
 from batch_pipeline.ledger.unconfirmed import Unconfirmed
 from batch_pipeline.providers.protocol import ProviderStopped
 
@@ -25,7 +24,6 @@ _MESSAGES = (
     .order_by(attempts.c.id)
 )
 _UNTOLD = _MESSAGES.where(chunks.untold)
-_IS_THERE = sa.select(sa.literal(1)).where(chunks_.c.reference == sa.bindparam("which_chunk"))
 
 
 @dataclass
@@ -35,38 +33,31 @@ class Recorder:
     ledger: Ledger
     journal: Journal
     _local: threading.local = field(default_factory=threading.local)
-    _last: str | None = None
-    """The chunk that was noted last, by whichever thread."""
 
     def __post_init__(self) -> None:
-        self.writer = restored.writer(self.ledger, self.journal)
+        self.watch = restored.Watch(self.ledger, self.journal)
 
     def before_post(self, chunk: Chunk) -> None:
         """On disk when this returns; ``ProviderStopped`` when it can't be, and then the chunk isn't to be posted.
 
-        Nor is it where the ledger has lost what was posted before: it went back under this dispatch, to which its
-        messages are unsent again. A call made again for the same chunk isn't told of again.
+        Nor is it where the ledger has lost a chunk meanwhile, this dispatch's or another's: then it went back, and this
+        may be messages of that. A call made again for the same chunk isn't told of again.
         """
         if getattr(self._local, "noted", None) == (chunk.reference, chunk.fence):
             return
         self._local.noted = self._local.doubtful = None
-        self._require_what_was_posted()
         try:
+            self._require_whole()
             self._append("posted", chunk, _MESSAGES)
         except OSError as error:
             self._local.doubtful = (chunk.reference, chunk.fence)
             raise ProviderStopped(_unwritable(self.journal, error)) from None
-        self._last, self._local.noted = chunk.reference, (chunk.reference, chunk.fence)
+        self._local.noted = (chunk.reference, chunk.fence)
 
-    def _require_what_was_posted(self) -> None:
-        last = self._last
-        if last is None:
-            return
-        with self.ledger.read() as connection:
-            known = connection.scalar(_IS_THERE, {"which_chunk": last}) is not None
-        if not known:
+    def _require_whole(self) -> None:
+        if missing := self.watch.missing():
             raise ProviderStopped(
-                f"the ledger doesn't know chunk {last} any more, so it was put back while this ran: see "
+                f"the ledger doesn't know chunk {min(missing)} any more, so it was put back while this ran: see "
                 "`batch-pipeline status`"
             )
 
@@ -89,7 +80,7 @@ class Recorder:
     def _append(self, kind: Kind, chunk: Chunk, query: sa.Select[Any]) -> None:
         with self.ledger.read() as connection:
             rows = connection.execute(query, {"of_chunk": chunk.reference}).all()
-        _write(self.journal, self.writer, kind, chunk, [Noted(*row) for row in rows])
+        _write(self.journal, self.watch.writer, kind, chunk, [Noted(*row) for row in rows])
 
 
 def record_not_sent(

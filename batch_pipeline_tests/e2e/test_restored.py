@@ -8,8 +8,10 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from batch_pipeline.house import House
+from batch_pipeline.ledger.tables import facts
 from batch_pipeline.operations import restoring
 from batch_pipeline.providers.protocol import Recovery
 from batch_pipeline.providers.simulator import Simulator
@@ -245,12 +247,17 @@ def test_old_files_are_thrown_away_and_an_older_ledger_notices(surgery: Surgery)
     approved(surgery)
     put_back = backup(surgery)
     surgery.done("dispatch", at=T)
-    (file,) = surgery.home.claims.iterdir()
-    file.rename(file.with_name("2020-01-01" + file.name[10:]))
+    (file,) = surgery.home.claims.glob("*.claims")
+    old = file.rename(file.with_name("2020-01-01" + file.name[10:]))
+    surgery.done("status", at=T)
+    with surgery.house.ledger.write() as connection:  # as if it had been looked at in those days
+        fact = sa.update(facts).where(facts.c.name == f"journal/{old.name}")
+        connection.execute(fact.values(value=f"{old.stat().st_size} 2020-01-01"))
     approved(surgery, "covid", range(20, 23))
     surgery.done("dispatch", at=T)
+    shutil.copy(file, file.with_name("2026-01-01" + file.name[10:]))
     assert restoring.look(surgery.house, T) is None
-    assert sorted(path.name[:10] for path in surgery.home.claims.iterdir()) == [file.name[:10], "pruned"]
-    surgery.done("status", at=T)
+    names = sorted(path.name[:10] for path in surgery.home.claims.iterdir())
+    assert names == ["2026-01-01", file.name[:10], "decided", "pruned"]
     put_back()
     assert "older than what the claims journal" in surgery.refused("dispatch", at=T)

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -16,8 +16,9 @@ import pytest
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import chunks, controls, restored, unconfirmed
+from batch_pipeline.ledger.chunks import Chunk
 from batch_pipeline.ledger.journal import Entry, Journal
-from batch_pipeline.providers.protocol import Recovery
+from batch_pipeline.providers.protocol import ProviderStopped, Recovery
 from batch_pipeline.sending import recording
 from batch_pipeline.sending.dispatcher import Dispatched
 from batch_pipeline_tests.ledger.given import BATCH, NOW, attempt_rows, lines, mobile, set_attempts
@@ -178,8 +179,25 @@ def test_a_ledger_that_goes_back_under_a_dispatch_ends_it(folder: Path, recovery
     assert len(world.journal()) == 10
 
 
-def test_what_a_receipt_told_of_is_not_noted_as_returned(folder: Path) -> None:
+def test_a_ledger_that_has_lost_another_dispatchs_chunk_ends_it_too(folder: Path) -> None:
     world = JournalledWorld(folder)
+    mine, others = world.journal_of_claims(), world.journal_of_claims()
+    recorder, other = recording.Recorder(world.ledger, mine), recording.Recorder(world.ledger, others)
+    chunk = claimed(world)
+    other.before_post(replace(claimed(world), reference="lost"))
+    for _ in range(2):
+        with pytest.raises(
+            ProviderStopped, match="doesn't know chunk lost any more, so it was put back while this ran"
+        ):
+            recorder.before_post(chunk)
+    with pytest.raises(ProviderStopped):
+        other.before_post(claimed(world))
+    for journal in (mine, others):
+        journal.close()
+    assert [line.entry.chunk for name in mine.files() for line in mine.read(name, 0) if line.entry] == ["lost"]
+
+
+def claimed(world: JournalledWorld) -> Chunk:
     with world.ledger.write() as connection:
         chunk = chunks.claim(
             connection,
@@ -194,6 +212,12 @@ def test_what_a_receipt_told_of_is_not_noted_as_returned(folder: Path) -> None:
             now=NOW,
         )
     assert chunk is not None
+    return chunk
+
+
+def test_what_a_receipt_told_of_is_not_noted_as_returned(folder: Path) -> None:
+    world = JournalledWorld(folder)
+    chunk = claimed(world)
     journal = world.journal_of_claims()
     recorder = recording.Recorder(world.ledger, journal)
     recorder.before_post(chunk)

@@ -36,6 +36,7 @@ from batch_pipeline.ledger.tables import audit as audit_
 
 _ID, _KEY, _PRUNED, _LOOKED_AT = "ledger_id", "hash_key", "journal_pruned", "journal/"
 _ENTRY = (audit_.c.id, audit_.c.at, audit_.c.action)
+_KNOWN = sa.select(chunks.c.reference).where(chunks.c.reference.in_(sa.bindparam("of_these", expanding=True)))
 _AT_ONCE = 500
 """References named in one statement: databases bound the number of parameters."""
 _DAYS_TO_BE_SURE = 2
@@ -224,8 +225,7 @@ class Watch:
 
 
 def _unknown(connection: sa.Connection, references: set[str]) -> set[str]:
-    known = sa.select(chunks.c.reference).where(chunks.c.reference.in_(references))
-    return references - set(connection.scalars(known))
+    return references - set(connection.scalars(_KNOWN, {"of_these": list(references)}))
 
 
 def _refuse_others(journal: Journal, mine: Writer, entry: Entry) -> None:

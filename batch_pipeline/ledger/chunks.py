@@ -365,10 +365,10 @@ def give_back(
     mine = attempts.c.chunk == chunk.reference
     connection.execute(
         sa.update(attempts)
-        .where(mine, _not_refused, sa.not_(_untold))
+        .where(mine, _not_refused, sa.not_(untold))
         .values(accepted_at=smaller(attempts.c.accepted_at, sa.literal(now, Instant())))
     )
-    connection.execute(sa.update(attempts).where(mine, _untold).values(chunk=None, begun_at=None))
+    connection.execute(sa.update(attempts).where(mine, untold).values(chunk=None, begun_at=None))
     return _told(connection, chunk)
 
 
@@ -376,7 +376,7 @@ def _told(connection: sa.Connection, chunk: Chunk) -> Told:
     return Told(*connection.execute(_TOLD, {"of_chunk": chunk.reference}).one())
 
 
-_untold = sa.and_(
+untold = sa.and_(
     *(attempts.c[name].is_(None) for name in ("accepted_at", "delivered_at", "read_at", "failed_at")),
 )
 """Neither an answer nor a receipt says that a provider has seen the message."""

@@ -135,13 +135,24 @@ def pause_all(connection: sa.Connection, by: str, because: str | None, now: date
 
 
 def hold(connection: sa.Connection, because: str, now: datetime, by: str | None = None) -> Hold:
-    """Pauses all until the ledger is reconciled, and a person resumes it after that; gives the hold that stands."""
+    """Pauses all until the ledger is reconciled, and a person resumes it after that; gives the hold that stands.
+
+    A person's word takes the place of what the journal told, from when that was found.
+    """
     pause_all(connection, RESTORED, because, now)
-    told = json.dumps({"at": now.isoformat(), "because": because, "by": by})
-    row = insert(connection, facts).values(name=_HOLD, value=told).on_conflict_do_nothing()
-    if connection.scalar(row.returning(facts.c.name)) is not None:
+    row = insert(connection, facts).values(name=_HOLD, value=_told(Hold(now, because, by)))
+    new = connection.scalar(row.on_conflict_do_nothing().returning(facts.c.name)) is not None
+    standing_hold = held(connection) or Hold(now, because, by)
+    if not new and by is not None and standing_hold.by is None:
+        standing_hold, new = Hold(standing_hold.at, because, by), True
+        connection.execute(sa.update(facts).where(facts.c.name == _HOLD).values(value=_told(standing_hold)))
+    if new:
         audit.record(connection, now, by or RESTORED, "hold", None, {"because": because})
-    return held(connection) or Hold(now, because, by)
+    return standing_hold
+
+
+def _told(standing_hold: Hold) -> str:
+    return json.dumps({"at": standing_hold.at.isoformat(), "because": standing_hold.because, "by": standing_hold.by})
 
 
 def held(connection: sa.Connection) -> Hold | None:

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from batch_pipeline.ledger import audit
 from batch_pipeline.ledger import batches as batches_
 from batch_pipeline.ledger.controls import RESTORED
-from batch_pipeline.ledger.dialects import one_of
-from batch_pipeline.ledger.tables import UNSENT, attempts, chunks
+from batch_pipeline.ledger.dialects import lock_in_order, one_of, unindexed
+from batch_pipeline.ledger.tables import FALLBACK_OPEN, UNSENT, attempts, chunks
 
 
 class Kind(NamedTuple):
@@ -27,6 +27,10 @@ class Kind(NamedTuple):
     provider: str
 
 
+AT_ONCE = 5_000
+"""Messages that are asked for, and settled, at one time."""
+
+
 class Unsent(NamedTuple):
     """A message that isn't begun, as far as the ledger knows."""
 
@@ -36,22 +40,42 @@ class Unsent(NamedTuple):
 
 
 def last_claim(connection: sa.Connection) -> datetime | None:
-    """When the ledger last claimed a chunk, as far as it knows."""
-    return connection.scalar(sa.select(sa.func.max(chunks.c.claimed_at, type_=chunks.c.claimed_at.type)))
+    """When a dispatch last claimed a chunk, as far as the ledger knows: the copy was taken after that.
 
-
-def unsent(connection: sa.Connection, batch: str) -> dict[tuple[str, str, str], list[Unsent]]:
-    """The batch's messages that aren't begun, by step, channel and provider."""
-    query = (
-        sa.select(*(attempts.c[name] for name in ("step", "channel", "provider", *Unsent._fields)))
-        .where(attempts.c.batch == batch, sa.text(UNSENT))
-        .order_by(attempts.c.id)
+    Not what reconciling has put back, or settled: it may have been claimed after the copy.
+    """
+    return connection.scalar(
+        sa.select(sa.func.max(chunks.c.claimed_at, type_=chunks.c.claimed_at.type)).where(chunks.c.owner != RESTORED)
     )
-    found: dict[tuple[str, str, str], list[Unsent]] = {}
-    for row in connection.execute(query):
-        message = Unsent(row.id, row.reference, row.queued_at)
-        found.setdefault((row.step, row.channel, row.provider), []).append(message)
-    return found
+
+
+def may_have_gone(connection: sa.Connection, batch: str) -> bool:
+    """Whether anything of a batch isn't begun, or may still fall back: the rest is known to have gone."""
+    mine = unindexed(attempts.c.batch) == batch
+    there = (sa.select(sa.literal(1)).where(sa.text(rows), mine).limit(1) for rows in (UNSENT, FALLBACK_OPEN))
+    return any(connection.scalar(query) is not None for query in there)
+
+
+def kinds(connection: sa.Connection, batch: str) -> list[Kind]:
+    """What the batch's messages that aren't begun have in common, each kind once."""
+    wanted = [attempts.c[name] for name in Kind._fields]
+    query = sa.select(*wanted).where(attempts.c.batch == batch, sa.text(UNSENT)).distinct().order_by(*wanted)
+    return [Kind(*row) for row in connection.execute(query)]
+
+
+def unsent(connection: sa.Connection, kind: Kind, after: int) -> list[Unsent]:
+    """The next messages of a kind that aren't begun, in the order of their ids, after that one."""
+    query = (
+        sa.select(*(attempts.c[name] for name in Unsent._fields))
+        .where(*_is_of(kind), sa.text(UNSENT), attempts.c.id > after)
+        .order_by(attempts.c.id)
+        .limit(AT_ONCE)
+    )
+    return [Unsent(*row) for row in connection.execute(query)]
+
+
+def _is_of(kind: Kind) -> list[sa.ColumnElement[bool]]:
+    return [attempts.c[name] == value for name, value in kind._asdict().items()]
 
 
 def settle(
@@ -62,17 +86,28 @@ def settle(
     now: datetime,
     *,
     outcome: Literal["accepted", "unconfirmed"],
-) -> None:
-    """Puts messages into a chunk of their own, with this outcome."""
+) -> int:
+    """Puts messages into a chunk of their own, with this outcome; gives how many.
+
+    Not those of which more is known since they were looked for: by a receipt, a cancel, or another who does the same.
+    """
     if not messages:
-        return
+        return 0
+    batches_.get(connection, kind.batch, lock=True)
+    wanted = one_of(connection, attempts.c.id, [message.id for message in messages])
+    still = sa.select(attempts.c.id).where(wanted, sa.text(UNSENT))
+    lock_in_order(connection, attempts, still)
+    ids = list(connection.scalars(still))
+    if not ids:
+        return 0
     reference = f"{kind.batch}/{kind.step}/{kind.channel}/restored-{uuid4().hex[:12]}"
-    held = {"messages": len(messages), "owner": RESTORED, "fence": 1, "lease_until": now, "claimed_at": now}
+    held = {"messages": len(ids), "owner": RESTORED, "fence": 1, "lease_until": now, "claimed_at": now}
     row = {**kind._asdict(), **held, "reference": reference, "settled_at": now, "outcome": outcome}
     connection.execute(sa.insert(chunks), row)
     told = {"accepted": "accepted_at", "unconfirmed": "unconfirmed_at"}[outcome]
-    these = one_of(connection, attempts.c.id, [message.id for message in messages])
+    these = one_of(connection, attempts.c.id, ids)
     connection.execute(sa.update(attempts).where(these).values({"chunk": reference, "begun_at": now, told: now}))
     batches_.mark_reported(connection, kind.batch, None)
-    detail = {"chunk": reference, "messages": len(messages), "outcome": outcome}
+    detail = {"chunk": reference, "messages": len(ids), "outcome": outcome}
     audit.record(connection, now, by, "reconcile_without_journal", kind.batch, detail)
+    return len(ids)

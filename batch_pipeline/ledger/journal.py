@@ -6,9 +6,12 @@ folder of text files, on another disk than the ledger if possible. A line is wri
 committed and before the chunk is posted; so a chunk that is in the journal and not in the ledger proves that the
 ledger is older than the journal (``batch_pipeline.ledger.restored``).
 
-Lines tell of two things: that a chunk is about to be *posted*, and that messages of it are about to be *returned*,
-because the provider surely took nothing of them: they go in another chunk then, or not at all. Nothing in them is
-personal but keyed hashes: no NHS number, no address, no text.
+Lines tell of three things: that a chunk is about to be *posted*; that messages of it are about to be *returned*,
+because the provider surely took nothing of them; and that by a person's word they were *not sent*. Then they go in
+another chunk, or not at all. Nothing in them is personal but keyed hashes: no NHS number, no address, no text.
+
+Beside the lines it is noted what was decided last, by the ledger's audit: a ledger that doesn't know of it has
+forgotten a pause or a cancellation, whether or not anything was posted since.
 
 A process writes to a file that no other writes to, so that none waits for another: the day, the machine and a number
 are its name. A file whose process is gone is written on by the next.
@@ -20,6 +23,7 @@ import itertools
 import json
 import os
 import re
+import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -29,13 +33,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-Kind = Literal["posted", "returned"]
+Kind = Literal["posted", "returned", "not_sent"]
 
 _SUFFIX = ".claims"
 _NAME = re.compile(rf"(\d{{4}}-\d\d-\d\d)-[0-9a-z]+-\d+{re.escape(_SUFFIX)}")
 _TORN = b" torn\n"
 """What is written after a line that a dying process left unfinished: what it told of was never posted."""
 _PRUNED = "pruned"
+_DECIDED = "decided"
 _DIGEST_BYTES = 8
 
 
@@ -137,9 +142,7 @@ class Journal:
         with self._lock:
             try:
                 descriptor = self._file_of_today()
-                written = 0
-                while written < len(line):
-                    written += os.write(descriptor, line[written:])
+                _write_whole(descriptor, line)
                 os.fsync(descriptor)
             except OSError:
                 self._close()  # what it wrote of the line is found when the file is opened again
@@ -183,10 +186,6 @@ class Journal:
             return {} if not self.folder.is_dir() else self.files()
         return dict(sorted(found))
 
-    def has(self, name: str) -> bool:
-        """Whether there is a file of that name now."""
-        return (self.folder / name).is_file()
-
     def read(self, name: str, start: int) -> Iterator[Read]:
         """The lines of a file from an offset on that ``end`` gave; one that is being written is left for later."""
         with (self.folder / name).open("rb") as file:
@@ -204,23 +203,46 @@ class Journal:
     @property
     def pruned(self) -> str:
         """Files of this day and of those before may have been thrown away; empty: none."""
-        try:
-            return (self.folder / _PRUNED).read_text("utf-8").strip()
-        except FileNotFoundError:
-            return ""
+        return self._noted(_PRUNED)
 
     def discard(self, names: Iterable[str], through: str) -> None:
         """Throws files away; the last of them is of the day ``through``, which stays noted."""
         if through > self.pruned:
-            part = self.folder / f".{_PRUNED}.{os.getpid()}"
-            with part.open("w", encoding="utf-8") as file:
-                file.write(through + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self.folder / _PRUNED)
-            _sync_folder(self.folder)
+            self._note(_PRUNED, through)
         for name in names:
             (self.folder / name).unlink(missing_ok=True)
+
+    # Beside the lines --------------------------------------------------------------------------------------------
+
+    @property
+    def decided(self) -> str:
+        """What was decided last, in the words of ``note_decided``; empty: nothing that is known."""
+        return self._noted(_DECIDED)
+
+    def note_decided(self, what: str) -> None:
+        """Notes what was decided last."""
+        _make_folder(self.folder)
+        self._note(_DECIDED, what)
+
+    def _noted(self, name: str) -> str:
+        try:
+            return (self.folder / name).read_text("utf-8").strip()
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+
+    def _note(self, name: str, text: str) -> None:
+        """The whole of it or nothing, whatever dies; of several at once one wins."""
+        part = self.folder / f".{name}.{secrets.token_hex(8)}"
+        try:
+            descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self.folder / name)
+        finally:
+            part.unlink(missing_ok=True)
+        _sync_folder(self.folder)
 
 
 def is_journal(name: str) -> bool:
@@ -263,11 +285,18 @@ def _left_file(path: Path) -> int | None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            os.write(descriptor, _TORN)
+            _write_whole(descriptor, _TORN)
     except OSError:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def _write_whole(descriptor: int, line: bytes) -> None:
+    """A disk that is nearly full takes a part first, and says that it is full when it is given the rest."""
+    written = 0
+    while written < len(line):
+        written += os.write(descriptor, line[written:])
 
 
 def _sync_folder(folder: Path) -> None:

@@ -15,6 +15,11 @@ FURTHEST = timedelta(hours=1)
 """A free moment further ahead comes of a clock that was put back: the account is taken to be free."""
 
 
+def account_of(service: str, account: str) -> str:
+    """What the account that somebody has with a service goes by here: each service keeps to a rate of its own."""
+    return f"{service}:{account}"
+
+
 def book(connection: sa.Connection, account: str, requests: int, per_minute: int, wall: datetime) -> timedelta:
     """Books ``requests`` of an account that may make ``per_minute``; gives how long to wait before the first.
 

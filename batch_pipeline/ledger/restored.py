@@ -7,9 +7,14 @@ them and that it doesn't have was posted, or about to be, after the copy was tak
 What was forgotten is put back as it was at that moment: the messages under their old references, in their old chunk,
 open, with its lease over. The dispatcher then finishes it as any chunk that a process left behind: its provider gets
 it again under the same reference, or is asked, or a person is.
+
+What was decided (a pause, a cancellation) can't be put back. That a decision was forgotten is noticed by the audit,
+whose last entry is noted beside the journal; people then decide again.
 """
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from itertools import islice
@@ -22,14 +27,23 @@ from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import audit, controls
 from batch_pipeline.ledger import batches as batches_
 from batch_pipeline.ledger.controls import RESTORED, Hold
-from batch_pipeline.ledger.dialects import insert
+from batch_pipeline.ledger.dialects import insert, lock_in_order, one_of_texts, queue_for
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.journal import Entry, Journal, Noted, day_of
-from batch_pipeline.ledger.tables import EPOCH, attempts, batches, chunks, facts
+from batch_pipeline.ledger.lost import Lost, Message, lost_of
+from batch_pipeline.ledger.tables import EPOCH, attempts, batches, chunks, facts, to_microseconds
+from batch_pipeline.ledger.tables import audit as audit_
 
 _ID, _KEY, _PRUNED, _LOOKED_AT = "ledger_id", "hash_key", "journal_pruned", "journal/"
+_ENTRY = (audit_.c.id, audit_.c.at, audit_.c.action)
+_WAITING = sa.and_(chunks.c.settled_at.is_(None), chunks.c.waiting)
+_KNOWN = sa.select(chunks.c.reference, _WAITING.label("waiting")).where(
+    chunks.c.reference.in_(sa.bindparam("of_these", expanding=True))
+)
 _AT_ONCE = 500
 """References named in one statement: databases bound the number of parameters."""
+_DAYS_TO_BE_SURE = 2
+"""Days with a file: of one alone the clock may have been wrong."""
 APART = "/apart"
 """What is added to a chunk's reference for those of its messages that can't be posted as they were."""
 
@@ -47,7 +61,7 @@ class Writer(NamedTuple):
 def writer(ledger: Ledger, journal: Journal) -> Writer:
     """The ledger's own signature.
 
-    A ledger that has none yet takes that of the journal, if there is one: then it is older than its first line.
+    A ledger that has none yet takes that of the journal, if there is one: then it is older than what that tells first.
     ``Refused`` for a journal of several ledgers.
     """
     with ledger.read() as connection:
@@ -65,7 +79,8 @@ def writer(ledger: Ledger, journal: Journal) -> Writer:
 
 def _ledgers_of(journal: Journal) -> set[str]:
     firsts = (islice((read.entry for read in journal.read(name, 0) if read.entry), 1) for name in journal.files())
-    return {entry.ledger for some in firsts for entry in some}
+    decided = journal.decided.partition(" ")[0]
+    return {entry.ledger for some in firsts for entry in some} | ({decided} if decided else set())
 
 
 def _foreign(journal: Journal) -> str:
@@ -102,6 +117,13 @@ class Looked:
     """What of the journal is gone or can't be read: there what was forgotten can't be known."""
     posted: dict[str, bool] = field(default_factory=dict[str, bool])
     """Of the chunks that the ledger calls waiting, whether the last line says that they are about to be posted."""
+    undecided: bool = False
+    """The ledger has forgotten what was decided."""
+
+    @property
+    def whole(self) -> bool:
+        """Nothing tells that the ledger has forgotten anything."""
+        return not (self.missing or self.faults or self.undecided)
 
 
 def look(ledger: Ledger, journal: Journal, now: datetime, *, keep: timedelta) -> Hold | None:
@@ -116,28 +138,28 @@ def look(ledger: Ledger, journal: Journal, now: datetime, *, keep: timedelta) ->
     if standing is not None:
         return standing
     looked = _look(ledger, journal, mine)
-    if looked.missing or looked.faults:
+    if not looked.whole:
         with ledger.write() as connection:
             _end_waiting(connection)
             return controls.hold(connection, _because(looked), now)
     if any(looked.posted.values()):
         with ledger.write() as connection:
             _end_waiting(connection, [chunk for chunk, is_posted in looked.posted.items() if is_posted])
-    _remember(ledger, looked)
+    _remember(ledger, journal, looked.ends)
+    _note_decision(ledger, journal, mine)
     _prune(ledger, journal, keep)
     return None
 
 
 def _end_waiting(connection: sa.Connection, these: Sequence[str] | None = None) -> None:
     """Lets chunks, or all, be like any that was left open: a copy tells what was so when it was taken."""
-    waiting = sa.and_(chunks.c.settled_at.is_(None), chunks.c.waiting)
     for some in [None] if these is None else _slices(these):
-        which = waiting if some is None else sa.and_(waiting, chunks.c.reference.in_(some))
+        which = _WAITING if some is None else sa.and_(_WAITING, chunks.c.reference.in_(some))
         connection.execute(sa.update(chunks).where(which).values(waiting=sa.false()))
 
 
 def _because(looked: Looked) -> str:
-    what, mend = looked.faults[:3], "`batch-pipeline reconcile --by NAME` puts it back"
+    what, mend = looked.faults[:3], "`batch-pipeline reconcile --by NAME` puts back what can be"
     if what:
         mend = (
             "put the journal back (is its disk mounted? do all machines that send share the folder "
@@ -149,6 +171,11 @@ def _because(looked: Looked) -> str:
             f"the claims journal has {len(looked.missing):,} chunks that the ledger doesn't know (batches "
             f"{_some(looked.batches)}), so it was restored from a copy and has forgotten what was sent",
         )
+    if looked.undecided:
+        what.append(
+            "the ledger was restored from a copy and has forgotten what was decided since (pauses, cancellations)"
+        )
+        mend += "; then decide that again, before `batch-pipeline resume --all --by NAME`"
     return f"{'; '.join(what)}: {mend}"
 
 
@@ -159,7 +186,7 @@ def _some(names: Iterable[str]) -> str:
 
 def _look(ledger: Ledger, journal: Journal, mine: Writer) -> Looked:
     known = _looked_at(ledger)
-    looked = Looked(faults=_gone(ledger, journal))
+    looked = Looked(faults=_gone(ledger, journal), undecided=_is_undecided(ledger, journal, mine))
     for name, size in journal.files().items():
         start = known.get(name, 0)
         if size > start:
@@ -181,22 +208,42 @@ def _look_at(ledger: Ledger, journal: Journal, mine: Writer, name: str, start: i
     # The lines first, then the ledger: what a line tells of was committed before it was written.
     while some := list(islice(entries, _AT_ONCE)):
         with ledger.read() as connection:
-            missing = _unknown(connection, {entry.chunk for entry in some if entry.kind == "posted"})
-            waiting = _waiting(connection, {entry.chunk for entry in some})
+            known = _known(connection, {entry.chunk for entry in some})
+        missing = {entry.chunk for entry in some if entry.kind == "posted"} - known.keys()
         looked.missing |= missing
         looked.batches |= {entry.batch for entry in some if entry.chunk in missing}
-        looked.posted |= {entry.chunk: entry.kind == "posted" for entry in some if entry.chunk in waiting}
+        looked.posted |= {entry.chunk: entry.kind == "posted" for entry in some if known.get(entry.chunk)}
 
 
-def _unknown(connection: sa.Connection, references: set[str]) -> set[str]:
-    known = sa.select(chunks.c.reference).where(chunks.c.reference.in_(references))
-    return references - set(connection.scalars(known))
+class Watch:
+    """Sees, while a dispatch runs, that the ledger went back under it: a server failed over to one that lags behind.
+
+    Whoever has forgotten a chunk would claim its messages anew; the journal has had its line since before it was posted.
+    Any number of threads may use it.
+    """
+
+    def __init__(self, ledger: Ledger, journal: Journal) -> None:
+        self.writer = writer(ledger, journal)
+        self._ledger, self._journal = ledger, journal
+        self._ends = _looked_at(ledger)
+        self._lock = threading.Lock()
+
+    def missing(self) -> set[str]:
+        """Chunks of the lines that are new since it was asked last, by whichever process, and that the ledger doesn't have."""
+        looked = Looked()
+        with self._lock:
+            for name, size in self._journal.files().items():
+                start = self._ends.get(name, 0)
+                if size > start:
+                    _look_at(self._ledger, self._journal, self.writer, name, start, looked)
+            if not looked.missing:
+                self._ends |= looked.ends
+        return looked.missing
 
 
-def _waiting(connection: sa.Connection, references: set[str]) -> set[str]:
-    open_ = chunks.c.settled_at.is_(None)
-    query = sa.select(chunks.c.reference).where(chunks.c.reference.in_(references), open_, chunks.c.waiting)
-    return set(connection.scalars(query))
+def _known(connection: sa.Connection, references: set[str]) -> dict[str, bool]:
+    """Those of these chunks that the ledger has, and whether they wait."""
+    return {row.reference: row.waiting for row in connection.execute(_KNOWN, {"of_these": list(references)})}
 
 
 def _refuse_others(journal: Journal, mine: Writer, entry: Entry) -> None:
@@ -209,11 +256,26 @@ def _refuse_others(journal: Journal, mine: Writer, entry: Entry) -> None:
         )
 
 
+class _Seen(NamedTuple):
+    """How far the ledger has looked at a file, and on which day it last saw something new there."""
+
+    end: int
+    day: str
+
+
+def _seen(ledger: Ledger) -> dict[str, _Seen]:
+    query = sa.select(facts.c.name, facts.c.value).where(facts.c.name.startswith(_LOOKED_AT, autoescape=True))
+    found = dict[str, _Seen]()
+    with ledger.read() as connection:
+        for row in connection.execute(query):
+            name, (end, _, day) = row.name.removeprefix(_LOOKED_AT), row.value.partition(" ")
+            found[name] = _Seen(int(end), day or day_of(name))
+    return found
+
+
 def _looked_at(ledger: Ledger) -> dict[str, int]:
     """By file, how far the ledger has looked."""
-    query = sa.select(facts.c.name, facts.c.value).where(facts.c.name.startswith(_LOOKED_AT, autoescape=True))
-    with ledger.read() as connection:
-        return {row.name.removeprefix(_LOOKED_AT): int(row.value) for row in connection.execute(query)}
+    return {name: seen.end for name, seen in _seen(ledger).items()}
 
 
 def _gone(ledger: Ledger, journal: Journal) -> list[str]:
@@ -233,48 +295,78 @@ def _gone(ledger: Ledger, journal: Journal) -> list[str]:
     return []
 
 
-def _remember(ledger: Ledger, looked: Looked) -> None:
-    if looked.ends:
+def _remember(ledger: Ledger, journal: Journal, ends: Mapping[str, int]) -> None:
+    if ends:
+        day = max(_today(journal), *(day_of(name) for name in journal.files()))
         with ledger.write() as connection:
-            for name, end in looked.ends.items():
-                _set_fact(connection, f"{_LOOKED_AT}{name}", str(end))
+            for name, end in ends.items():
+                _set_fact(connection, f"{_LOOKED_AT}{name}", f"{end} {day}")
+
+
+def _today(journal: Journal) -> str:
+    return journal.wall().date().isoformat()
 
 
 def _prune(ledger: Ledger, journal: Journal, keep: timedelta) -> None:
-    """Throws away files that are older than the newest by ``keep``. The ledger knows so first."""
+    """Throws away files in which the ledger has seen nothing new for ``keep``. It knows so first.
+
+    From the last day but one that has a file and isn't to come yet: a clock that was far ahead once makes nothing old.
+    Nor is a file old that was begun by one far behind: it counts from when it was seen.
+    """
     names = list(journal.files())
-    if not names:
+    days = sorted({day for name in names if (day := day_of(name)) <= _today(journal)})
+    if len(days) < _DAYS_TO_BE_SURE:
         return
-    oldest = (date.fromisoformat(day_of(names[-1])) - keep).isoformat()
-    old = [name for name in names if day_of(name) < oldest]
+    oldest = (date.fromisoformat(days[-_DAYS_TO_BE_SURE]) - keep).isoformat()
+    seen = _seen(ledger)
+    old = [name for name in names if name in seen and max(day_of(name), seen[name].day) < oldest]
     if not old:
         return
-    through = day_of(old[-1])
     with ledger.write() as connection:
+        known = _facts(connection, _PRUNED).get(_PRUNED, "")
+        through = max(known, *(day_of(name) for name in old))
         connection.execute(sa.delete(facts).where(facts.c.name.in_([f"{_LOOKED_AT}{name}" for name in old])))
         _set_fact(connection, _PRUNED, through)
     journal.discard(old, through)
 
 
+# What was decided ----------------------------------------------------------------------------------------------------
+
+
+def _is_undecided(ledger: Ledger, journal: Journal, mine: Writer) -> bool:
+    """Whether the ledger doesn't know of the decision that is noted beside its journal."""
+    whose, _, noted = journal.decided.partition(" ")
+    with ledger.read() as connection:
+        return whose == mine.ledger and not _has_decision(connection, noted)
+
+
+def _note_decision(ledger: Ledger, journal: Journal, mine: Writer) -> None:
+    """Notes the last one. Where it can't be noted nothing can be posted either, and that is told then."""
+    with ledger.read() as connection:
+        last = _last_decision(connection)
+    told = f"{mine.ledger} {last}"
+    if last is not None and journal.decided != told:
+        with suppress(OSError):
+            journal.note_decided(told)
+
+
+def _last_decision(connection: sa.Connection) -> str | None:
+    """Names the last entry of the audit, which only grows. After a restore the same number is given to another entry."""
+    row = connection.execute(sa.select(*_ENTRY).order_by(audit_.c.id.desc()).limit(1)).one_or_none()
+    return None if row is None else _named(row)
+
+
+def _has_decision(connection: sa.Connection, noted: str) -> bool:
+    number = int(noted.partition(" ")[0])
+    row = connection.execute(sa.select(*_ENTRY).where(audit_.c.id == number)).one_or_none()
+    return row is not None and _named(row) == noted
+
+
+def _named(row: sa.Row[Any, Any, Any]) -> str:
+    return f"{row.id} {to_microseconds(row.at)} {row.action}"
+
+
 # Putting back --------------------------------------------------------------------------------------------------------
-
-
-class Message(NamedTuple):
-    """Names a message for good, whatever its reference."""
-
-    batch: str
-    step: str
-    patient: str
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """A chunk that the ledger has forgotten."""
-
-    entry: Entry
-    """That told of it last."""
-    messages: Mapping[Message, Noted]
-    """Those that were posted in it, and not returned since."""
 
 
 class Astray(NamedTuple):
@@ -307,21 +399,53 @@ class PutBack:
 def put_back(ledger: Ledger, journal: Journal, by: str, now: datetime) -> PutBack:
     """Puts back every chunk that can be, each wholly or not at all; lifts the hold if that is all.
 
-    Done again, it does the rest. A person's word that the journal is lost isn't lifted so.
+    Done again, it does the rest. A person's word that the journal is lost isn't lifted so. What nobody has looked at yet
+    is held first: all stays paused until a person resumes it, here too.
     """
     mine = writer(ledger, journal)
     looked = _look(ledger, journal, mine)
+    if not looked.whole:
+        with ledger.write() as connection:
+            _end_waiting(connection)
+            controls.hold(connection, _because(looked), now)
     done = PutBack(faults=looked.faults)
     for some in _together(_lost(ledger, journal, looked.missing)):
         with ledger.write() as connection:
+            written = _lock(connection, some)
             for lost in some:
-                _put_back(connection, lost, by, now, done)
+                if lost.entry.batch in written:
+                    _put_back(connection, lost, by, now, done)
+                elif lost.messages:
+                    done.waiting[lost.entry.batch] = done.waiting.get(lost.entry.batch, 0) + 1
     with ledger.read() as connection:
         hold = controls.held(connection)
     if not (done.waiting or done.faults or (hold is not None and hold.by is not None)):
-        let_go(ledger, looked, by, now)
+        let_go(ledger, journal, looked.ends, by, now)
         done.released = True
     return done
+
+
+def _lock(connection: sa.Connection, some: Sequence[Lost]) -> set[str]:
+    """Which batches of these chunks have an outbox. They are locked, then their messages, each in everybody's order."""
+    names = sorted({lost.entry.batch for lost in some})
+    for name in names:
+        queue_for(connection, name, shared=False)
+    standing = sa.select(batches.c.batch).where(batches.c.batch.in_(names), batches.c.applied_plan.is_not(None))
+    written = set(connection.scalars(standing.order_by(batches.c.batch).with_for_update()))
+    told = [message for lost in some for message in lost.messages]
+    references = [noted.reference for lost in some for noted in lost.messages.values()]
+    mine = (
+        sa.and_(
+            attempts.c.batch == name,
+            one_of_texts(
+                connection, attempts.c.patient, [message.patient for message in told if message.batch == name]
+            ),
+        )
+        for name in written
+    )
+    rows = sa.or_(one_of_texts(connection, attempts.c.reference, references), *mine)
+    lock_in_order(connection, attempts, sa.select(attempts.c.id).where(rows))
+    return written
 
 
 def _together(lost: Iterable[Lost]) -> Iterator[list[Lost]]:
@@ -333,15 +457,17 @@ def _together(lost: Iterable[Lost]) -> Iterator[list[Lost]]:
         if messages >= _AT_ONCE:
             yield some
             some, messages = [], 0
-    yield some
+    if some:
+        yield some
 
 
-def let_go(ledger: Ledger, looked: Looked, by: str, now: datetime) -> None:
+def let_go(ledger: Ledger, journal: Journal, ends: Mapping[str, int], by: str, now: datetime) -> None:
     """Lifts the hold; what was looked at of the journal isn't looked at again."""
-    _remember(ledger, looked)
+    _remember(ledger, journal, ends)
     with ledger.write() as connection:
         if controls.held(connection) is not None:
             controls.release(connection, by, now)
+    _note_decision(ledger, journal, writer(ledger, journal))
 
 
 def begin_anew(ledger: Ledger, journal: Journal, by: str, now: datetime) -> None:
@@ -352,48 +478,19 @@ def begin_anew(ledger: Ledger, journal: Journal, by: str, now: datetime) -> None
         _end_waiting(connection)
         connection.execute(sa.delete(facts).where(facts.c.name.startswith(_LOOKED_AT, autoescape=True)))
         _set_fact(connection, _PRUNED, max(journal.pruned, _facts(connection, _PRUNED).get(_PRUNED, "")))
-    let_go(ledger, Looked(ends=ends), by, now)
+    let_go(ledger, journal, ends, by, now)
 
 
-def _lost(ledger: Ledger, journal: Journal, missing: set[str]) -> list[Lost]:
-    """The forgotten chunks, first messages before fallbacks, each in the order it was claimed.
-
-    A message is in the chunk in which it was posted and from which it wasn't returned: of each holder's lines about a
-    chunk the last counts, and a later holder's before an earlier one's.
-    """
-    posted: dict[str, Entry] = {}
-    messages: dict[str, dict[Message, Noted]] = {}
-    returned: dict[tuple[str, Message], int] = {}
-    for entry in _forgotten_lines(ledger, journal, missing):
-        told = {Message(entry.batch, entry.step, noted.patient): noted for noted in entry.messages}
-        keys = [(entry.chunk, message) for message in told]
-        if entry.kind == "returned":
-            returned |= {key: max(returned.get(key, 0), entry.fence) for key in keys}
-            continue
-        messages.setdefault(entry.chunk, {}).update(told)
-        for key in keys:  # after a wait, by the holder that had returned it
-            if returned.get(key) == entry.fence:
-                del returned[key]
-        posted[entry.chunk] = max(posted.get(entry.chunk, entry), entry, key=lambda one: (one.fence, one.written_at))
-    live: dict[Message, Entry] = {}
-    for chunk, told in messages.items():
-        for message in told:
-            if returned.get((chunk, message), -1) < posted[chunk].fence:
-                live[message] = max(live.get(message, posted[chunk]), posted[chunk], key=lambda one: one.written_at)
-    found = [
-        Lost(entry, {each: noted for each, noted in messages[chunk].items() if each in live and live[each] is entry})
-        for chunk, entry in posted.items()
-    ]
-    return sorted(found, key=lambda lost: (lost.entry.step != "primary", lost.entry.written_at))
+def _lost(ledger: Ledger, journal: Journal, missing: set[str]) -> Iterator[Lost]:
+    """The forgotten chunks, from where the ledger has looked last."""
+    return lost_of(entry for entry in _unlooked(ledger, journal) if entry.chunk in missing)
 
 
-def _forgotten_lines(ledger: Ledger, journal: Journal, missing: set[str]) -> Iterator[Entry]:
-    """What the journal says of these chunks since the ledger looked at it; each process's lines in their order."""
+def _unlooked(ledger: Ledger, journal: Journal) -> Iterator[Entry]:
     known = _looked_at(ledger)
     for name, size in journal.files().items():
         if size > known.get(name, 0):
-            lines = (read.entry for read in journal.read(name, known.get(name, 0)))
-            yield from (entry for entry in lines if entry is not None and entry.chunk in missing)
+            yield from (read.entry for read in journal.read(name, known.get(name, 0)) if read.entry)
 
 
 @dataclass
@@ -413,14 +510,7 @@ class _Sorted:
 
 def _put_back(connection: sa.Connection, lost: Lost, by: str, now: datetime, done: PutBack) -> None:
     entry = lost.entry
-    batch = connection.execute(
-        sa.select(batches.c.applied_plan).where(batches.c.batch == entry.batch).with_for_update()
-    ).one_or_none()
-    if batch is None or batch.applied_plan is None:
-        if lost.messages:
-            done.waiting[entry.batch] = done.waiting.get(entry.batch, 0) + 1
-        return
-    if not _unknown(connection, {entry.chunk}):
+    if _known(connection, {entry.chunk}):
         return
     if entry.step == "fallback":
         _queue_fallbacks(connection, lost)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import audit, controls
 from batch_pipeline.ledger import batches as batches_
-from batch_pipeline.ledger.dialects import smaller
+from batch_pipeline.ledger.dialects import lock_in_order, smaller
 from batch_pipeline.ledger.tables import attempts, chunks, receipts, tells_of_attempt
 from batch_pipeline.rules.states import attempt_state_sql
 
@@ -61,7 +61,8 @@ def resolve(
     sent, as more may become unconfirmed than the person has seen.
     """
     batches_.get(connection, batch, lock=True)
-    found = [Unconfirmed(*row) for row in connection.execute(_unconfirmed(batch).with_for_update(of=attempts))]
+    lock_in_order(connection, attempts, _unconfirmed(batch).with_only_columns(attempts.c.id).order_by(None))
+    found = [Unconfirmed(*row) for row in connection.execute(_unconfirmed(batch))]
     _refuse_others(batch, lines, found)
     if not lines and _being_sent(connection, batch):
         raise Refused(

@@ -1,50 +1,47 @@
 """What a person decides about sending: pausing, resuming, cancelling, and what became of unconfirmed messages."""
 
-from collections.abc import Collection
-from contextlib import closing
+from collections.abc import Collection, Generator
+from contextlib import closing, contextmanager
 from datetime import datetime
+
+import sqlalchemy as sa
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House
 from batch_pipeline.ledger import controls, restored
 from batch_pipeline.ledger import unconfirmed as ledger_unconfirmed
 from batch_pipeline.ledger.unconfirmed import Unconfirmed
-from batch_pipeline.operations import dispatching
+from batch_pipeline.operations import dispatching, restoring
 from batch_pipeline.sending import recording
 
 
 def pause(house: House, batch: str, by: str, because: str | None, now: datetime) -> controls.Paused:
     """Pauses a batch within one chunk; gives the pause that stands."""
-    require_name(by)
-    with house.ledger.write() as connection:
+    with _deciding(house, by, now) as connection:
         return controls.pause(connection, batch, by, because, now)
 
 
 def resume(house: House, batch: str, by: str, now: datetime) -> tuple[controls.Pause | None, controls.Pause | None]:
     """Lifts a batch's own pause; gives it, if there was one, and the pause of all, if that holds the batch on."""
-    require_name(by)
-    with house.ledger.write() as connection:
+    with _deciding(house, by, now) as connection:
         return controls.resume(connection, batch, by, now), controls.general(connection)
 
 
 def pause_all(house: House, by: str, because: str | None, now: datetime) -> controls.Paused:
     """Pauses all batches within one chunk each, those made later too; gives the pause that stands."""
-    require_name(by)
-    with house.ledger.write() as connection:
+    with _deciding(house, by, now) as connection:
         return controls.pause_all(connection, by, because, now)
 
 
 def resume_all(house: House, by: str, now: datetime) -> tuple[controls.Pause | None, list[str]]:
     """Lifts the pause of all; gives it, if there was one, and the batches that are paused by themselves."""
-    require_name(by)
-    with house.ledger.write() as connection:
+    with _deciding(house, by, now) as connection:
         return controls.resume_all(connection, by, now), controls.paused_by_themselves(connection)
 
 
 def cancel(house: House, batch: str, by: str, now: datetime, *, with_fallbacks: bool) -> controls.Cancelled:
     """Cancels a batch for ever; gives how it is cancelled, and what was ended."""
-    require_name(by)
-    with house.ledger.write() as connection:
+    with _deciding(house, by, now) as connection:
         return controls.cancel(connection, batch, by, now, with_fallbacks=with_fallbacks)
 
 
@@ -65,11 +62,20 @@ def resolve(
     require_name(by)
     dispatching.hear(house, batch, now)
     writer = restored.writer(house.ledger, house.journal)
-    with closing(house.journal), house.ledger.write() as connection:
+    with closing(house.journal), _deciding(house, by, now) as connection:
         found = ledger_unconfirmed.resolve(connection, batch, lines, by, now, sent=sent)
         if not sent:
             recording.record_not_sent(connection, house.journal, writer, found)
         return found
+
+
+@contextmanager
+def _deciding(house: House, by: str, now: datetime) -> Generator[sa.Connection]:
+    """A writing transaction for what a person decides; the claims journal knows of it then."""
+    require_name(by)
+    with house.ledger.write() as connection:
+        yield connection
+    restoring.note_decision(house, now)
 
 
 def require_name(by: str) -> None:

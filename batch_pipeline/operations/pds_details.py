@@ -106,7 +106,8 @@ def _service(house: House, submitted: Submitted, chosen: PdsChoice) -> Iterator[
 
     def pace() -> None:
         with house.ledger.write() as connection:
-            wait = paces.book(connection, account.application, 1, 60 * account.per_second, datetime.now(UTC))
+            name = paces.account_of("pds", account.application)
+            wait = paces.book(connection, name, 1, 60 * account.per_second, datetime.now(UTC))
         time.sleep(wait.total_seconds())
 
     service = Pds(account, pace=pace, timeout=timedelta(seconds=chosen.timeout))

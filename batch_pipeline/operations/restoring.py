@@ -5,8 +5,8 @@ what is done where the journal is lost as well.
 """
 
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -14,9 +14,9 @@ from batch_pipeline.errors import Refused, is_full_disk
 from batch_pipeline.house import House
 from batch_pipeline.ledger import batches, controls, forgotten, paces, restored
 from batch_pipeline.ledger.controls import Hold
-from batch_pipeline.ledger.forgotten import Unsent
+from batch_pipeline.ledger.forgotten import Kind, Unsent
 from batch_pipeline.ledger.restored import PutBack
-from batch_pipeline.providers.protocol import Provider, Recovery, Unfinished
+from batch_pipeline.providers.protocol import Channel, Provider, Recovery, Unfinished
 from batch_pipeline.sending import fallbacks
 
 
@@ -24,6 +24,12 @@ def look(house: House, now: datetime) -> Hold | None:
     """The hold under which the ledger stands; it is put on one that is found to be restored from a copy."""
     with _reading(house):
         return restored.look(house.ledger, house.journal, now, keep=timedelta(days=house.settings.claims_days))
+
+
+def note_decision(house: House, now: datetime) -> None:
+    """Lets the journal know what was decided just now. It stands whatever becomes of that: who sends next is told."""
+    with suppress(Refused, OSError):
+        look(house, now)
 
 
 @contextmanager
@@ -80,15 +86,15 @@ def reconcile_without_journal(
         because = f"{by} says that it was restored from a copy: `batch-pipeline reconcile --without-journal` goes on"
         hold = controls.hold(connection, because, now, by)
     done = reconcile(house, by, now)
+    with house.ledger.read() as connection:
+        applied = [row.batch for row in batches.all_batches(connection) if row.applied_plan is not None]
+        doubtful = [batch for batch in applied if forgotten.may_have_gone(connection, batch)]
+        since = forgotten.last_claim(connection)
     asked = Asked()
-    if not done.released:
-        with house.ledger.read() as connection:
-            applied = [row.batch for row in batches.all_batches(connection) if row.applied_plan is not None]
-            since = forgotten.last_claim(connection)
-        for batch in applied:
-            _ask_for_batch(house, batch, _Asking(by, now, hold.at, since, wall, sleep), asked)
-        with _reading(house):
-            restored.begin_anew(house.ledger, house.journal, by, now)
+    for batch in doubtful:
+        _ask_for_batch(house, batch, _Asking(by, now, hold.at, since, wall, sleep), asked)
+    with _reading(house):
+        restored.begin_anew(house.ledger, house.journal, by, now)
     return done, asked
 
 
@@ -109,25 +115,50 @@ def _ask_for_batch(house: House, batch: str, how: _Asking, asked: Asked) -> None
     facts = house.fallback_facts(submitted.workspace, how.now)
     fallbacks.sweep_though_paused(house.ledger, batch, how.now, facts)
     with house.ledger.read() as connection:
-        unsent = forgotten.unsent(connection, batch)
+        kinds = forgotten.kinds(connection, batch)
     with house.providers(submitted.workspace) as providers:
-        for (step, channel, provider_name), messages in unsent.items():
-            provider = next((one for name, one in providers.items() if name == channel), None)
-            held = set[str]()
-            can_tell = set[str]()
-            if provider is not None and provider.name == provider_name and provider.recovery is Recovery.CAN_BE_ASKED:
-                held = _held(house, provider, [message.reference for message in messages], how)
-                can_tell = {message.reference for message in messages if _remembers(provider, message, how)}
-            there = [message for message in messages if message.reference in held]
-            unknown = [message for message in messages if message.reference not in held | can_tell]
-            kind = forgotten.Kind(batch, step, channel, provider_name)
-            with house.ledger.write() as connection:
-                forgotten.settle(connection, kind, there, how.by, how.now, outcome="accepted")
-                forgotten.settle(connection, kind, unknown, how.by, how.now, outcome="unconfirmed")
-            asked.accepted += len(there)
-            asked.unsent += len(messages) - len(there) - len(unknown)
-            if unknown:
-                asked.unconfirmed[batch] = asked.unconfirmed.get(batch, 0) + len(unknown)
+        for kind in kinds:
+            provider = _who_can_be_asked(providers, kind)
+            for messages in _unsent(house, kind):
+                _settle(house, kind, provider, messages, how, asked)
+
+
+def _who_can_be_asked(providers: Mapping[Channel, Provider], kind: Kind) -> Provider | None:
+    provider = next((one for name, one in providers.items() if name == kind.channel), None)
+    if provider is None or provider.name != kind.provider or provider.recovery is not Recovery.CAN_BE_ASKED:
+        return None
+    return provider
+
+
+def _unsent(house: House, kind: Kind) -> Iterator[Sequence[Unsent]]:
+    """A million messages, some at a time."""
+    after = 0
+    while True:
+        with house.ledger.read() as connection:
+            messages = forgotten.unsent(connection, kind, after)
+        if not messages:
+            return
+        yield messages
+        after = messages[-1].id
+
+
+def _settle(
+    house: House, kind: Kind, provider: Provider | None, messages: Sequence[Unsent], how: _Asking, asked: Asked
+) -> None:
+    """Accepted is what the provider has, unsent what it never had, unconfirmed what it, or nobody, can tell of."""
+    held = set[str]()
+    can_tell = set[str]()
+    if provider is not None:
+        held = _held(house, provider, [message.reference for message in messages], how)
+        can_tell = {message.reference for message in messages if _remembers(provider, message, how)}
+    there = [message for message in messages if message.reference in held]
+    unknown = [message for message in messages if message.reference not in held | can_tell]
+    with house.ledger.write() as connection:
+        asked.accepted += forgotten.settle(connection, kind, there, how.by, how.now, outcome="accepted")
+        unconfirmed = forgotten.settle(connection, kind, unknown, how.by, how.now, outcome="unconfirmed")
+    asked.unsent += len(messages) - len(there) - len(unknown)
+    if unconfirmed:
+        asked.unconfirmed[kind.batch] = asked.unconfirmed.get(kind.batch, 0) + unconfirmed
 
 
 def _remembers(provider: Provider, message: Unsent, how: _Asking) -> bool:
@@ -160,6 +191,6 @@ def _keep_to_the_rate(house: House, provider: Provider, references: Iterable[str
         return
     calls = len(list(references)) if limits.one_by_one else 1
     with house.ledger.write() as connection:
-        account = f"{provider.name}:{limits.account}"
+        account = paces.account_of(provider.name, limits.account)
         pause = paces.book(connection, account, calls, limits.per_minute, how.wall())
     how.sleep(pause.total_seconds())

@@ -237,7 +237,7 @@ class Carrier:
 
     @property
     def _account(self) -> str:
-        return f"{self.provider.name}:{self.provider.limits.account}"
+        return paces.account_of(self.provider.name, self.provider.limits.account)
 
     def _wait(self, held: Held, pause: timedelta, *, posted: bool) -> Held:
         """Waits under a lease that covers it.

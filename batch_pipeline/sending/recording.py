@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import chunks, restored
 from batch_pipeline.ledger.chunks import Chunk
+from batch_pipeline.ledger.dialects import one_of_texts
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.journal import Entry, Journal, Kind, Noted, body_of
 from batch_pipeline.ledger.tables import attempts
@@ -21,7 +23,7 @@ _MESSAGES = (
     .where(attempts.c.chunk == sa.bindparam("of_chunk"))
     .order_by(attempts.c.id)
 )
-_UNANSWERED = _MESSAGES.where(attempts.c.accepted_at.is_(None), attempts.c.failed_at.is_(None))
+_UNTOLD = _MESSAGES.where(chunks.untold)
 
 
 @dataclass
@@ -33,36 +35,53 @@ class Recorder:
     _local: threading.local = field(default_factory=threading.local)
 
     def __post_init__(self) -> None:
-        self.writer = restored.writer(self.ledger, self.journal)
+        self.watch = restored.Watch(self.ledger, self.journal)
 
     def before_post(self, chunk: Chunk) -> None:
         """On disk when this returns; ``ProviderStopped`` when it can't be, and then the chunk isn't to be posted.
 
-        A call made again for the same chunk isn't told of again.
+        Nor is it where the ledger has lost a chunk meanwhile, this dispatch's or another's: then it went back, and this
+        may be messages of that. A call made again for the same chunk isn't told of again.
         """
         if getattr(self._local, "noted", None) == (chunk.reference, chunk.fence):
             return
-        self._local.noted = None
+        self._local.noted = self._local.doubtful = None
         try:
+            self._require_whole()
             self._append("posted", chunk, _MESSAGES)
         except OSError as error:
+            self._local.doubtful = (chunk.reference, chunk.fence)
             raise ProviderStopped(_unwritable(self.journal, error)) from None
         self._local.noted = (chunk.reference, chunk.fence)
 
+    def _require_whole(self) -> None:
+        if missing := self.watch.missing():
+            raise ProviderStopped(
+                f"the ledger doesn't know chunk {min(missing)} any more, so it was put back while this ran: see "
+                "`batch-pipeline status`"
+            )
+
     def before_return(self, chunk: Chunk) -> None:
-        """Those of its messages that no answer is known of are about to be unsent again, or to wait."""
-        if getattr(self._local, "noted", None) != (chunk.reference, chunk.fence):
-            return  # its post couldn't be told of, so there was none
-        try:
-            self._append("returned", chunk, _UNANSWERED)
-        except OSError as error:
-            raise Refused(_unwritable(self.journal, error)) from None
-        self._local.noted = None
+        """Those of its messages that nothing is known of are about to be unsent again, or to wait.
+
+        A post that couldn't be told of wasn't made. Its line may be there all the same: what failed may have been the
+        last of it.
+        """
+        this = (chunk.reference, chunk.fence)
+        if getattr(self._local, "noted", None) == this:
+            try:
+                self._append("returned", chunk, _UNTOLD)
+            except OSError as error:
+                raise Refused(_unwritable(self.journal, error)) from None
+            self._local.noted = None
+        elif getattr(self._local, "doubtful", None) == this:
+            with suppress(OSError):
+                self._append("returned", chunk, _UNTOLD)
 
     def _append(self, kind: Kind, chunk: Chunk, query: sa.Select[Any]) -> None:
         with self.ledger.read() as connection:
             rows = connection.execute(query, {"of_chunk": chunk.reference}).all()
-        _write(self.journal, self.writer, kind, chunk, [Noted(*row) for row in rows])
+        _write(self.journal, self.watch.writer, kind, chunk, [Noted(*row) for row in rows])
 
 
 def record_not_sent(
@@ -75,13 +94,12 @@ def record_not_sent(
     for reference, mine in by_chunk.items():
         chunk = chunks.one(connection, reference)
         named = sa.select(*(attempts.c[name] for name in Noted._fields)).where(
-            attempts.c.batch == chunk.batch, attempts.c.step == chunk.step, attempts.c.chunk.is_(None)
+            one_of_texts(connection, attempts.c.reference, mine)
         )
-        known = {row.reference: Noted(*row) for row in connection.execute(named)}
         # The journal knows them by the chunk that they were posted in.
         posted_in = replace(chunk, reference=reference.removesuffix(restored.APART))
         try:
-            _write(journal, writer, "returned", posted_in, [known[one] for one in mine if one in known])
+            _write(journal, writer, "not_sent", posted_in, [Noted(*row) for row in connection.execute(named)])
         except OSError as error:
             raise Refused(_unwritable(journal, error)) from None
 

@@ -8,8 +8,10 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from batch_pipeline.house import House
+from batch_pipeline.ledger.tables import facts
 from batch_pipeline.operations import restoring
 from batch_pipeline.providers.protocol import Recovery
 from batch_pipeline.providers.simulator import Simulator
@@ -95,6 +97,45 @@ def test_a_restored_ledger_starts_paused_is_reconciled_and_sends_each_message_on
     surgery.done("sweep", at=T + hours(1))
     assert surgery.sent_once() == sent
     surgery.status("flu", awaiting=7)  # its receipts were fetched by the ledger that was lost
+
+
+def test_what_was_cancelled_since_the_copy_does_not_go_out(surgery: Surgery) -> None:
+    approved(surgery)
+    put_back = backup(surgery)
+    surgery.done("cancel", "flu", "--by", "Dr Grey", at=T)
+    put_back()
+    refusal = surgery.refused("dispatch", at=T)
+    assert "has forgotten what was decided since (pauses, cancellations)" in refusal
+    assert "then decide that again, before `batch-pipeline resume --all --by NAME`" in refusal
+    surgery.done("reconcile", "--by", "Dr Grey", at=T)
+    surgery.done("cancel", "flu", "--by", "Dr Grey", at=T)
+    surgery.done("resume", "--all", "--by", "Dr Grey", at=T)
+    surgery.done("dispatch", at=T)
+    assert surgery.journal() == {}
+
+
+def test_who_says_that_the_journal_was_restored_too_is_believed_whatever_it_tells(
+    surgery: Surgery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of the whole home, in which the journal was copied a moment after the ledger."""
+    monkeypatch.setenv("BATCH_PIPELINE_SIMULATOR_CHUNK", "3")
+    approved(surgery)
+    surgery.done("pause", "flu", "--by", "Dr Grey", at=T)
+    surgery.done("dispatch", "flu", at=T)
+    surgery.done("resume", "flu", "--by", "Dr Grey", at=T)
+    put_back = backup(surgery)
+    surgery.done("dispatch", at=T)
+    sent = surgery.sent_once()
+    put_back()
+    (file,) = surgery.home.claims.glob("*.claims")
+    file.write_bytes(file.read_bytes().splitlines(keepends=True)[0])
+    assert "has 1 chunks that the ledger doesn't know" in surgery.done("status", at=T).err
+    said = surgery.done("reconcile", "--without-journal", "--by", "Dr Grey", at=T).out
+    assert "put back: 3 messages in 1 chunks" in said
+    assert "flu: 4 messages nobody can tell of: unconfirmed" in said
+    surgery.done("resume", "--all", "--by", "Dr Grey", at=T)
+    surgery.done("dispatch", at=T)
+    assert surgery.sent_once() == sent
 
 
 @pytest.mark.slow
@@ -206,12 +247,17 @@ def test_old_files_are_thrown_away_and_an_older_ledger_notices(surgery: Surgery)
     approved(surgery)
     put_back = backup(surgery)
     surgery.done("dispatch", at=T)
-    (file,) = surgery.home.claims.iterdir()
-    file.rename(file.with_name("2020-01-01" + file.name[10:]))
+    (file,) = surgery.home.claims.glob("*.claims")
+    old = file.rename(file.with_name("2020-01-01" + file.name[10:]))
+    surgery.done("status", at=T)
+    with surgery.house.ledger.write() as connection:  # as if it had been looked at in those days
+        fact = sa.update(facts).where(facts.c.name == f"journal/{old.name}")
+        connection.execute(fact.values(value=f"{old.stat().st_size} 2020-01-01"))
     approved(surgery, "covid", range(20, 23))
     surgery.done("dispatch", at=T)
+    shutil.copy(file, file.with_name("2026-01-01" + file.name[10:]))
     assert restoring.look(surgery.house, T) is None
-    assert sorted(path.name[:10] for path in surgery.home.claims.iterdir()) == [file.name[:10], "pruned"]
-    surgery.done("status", at=T)
+    names = sorted(path.name[:10] for path in surgery.home.claims.iterdir())
+    assert names == ["2026-01-01", file.name[:10], "decided", "pruned"]
     put_back()
     assert "older than what the claims journal" in surgery.refused("dispatch", at=T)

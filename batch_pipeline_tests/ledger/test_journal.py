@@ -127,6 +127,19 @@ def test_a_line_on_a_full_disk_is_an_error_and_the_next_one_is_whole(tmp_path: P
     assert fences(writing) == [1, 2, 3]
 
 
+def test_a_disk_that_takes_a_part_of_a_write_makes_no_two_lines_one(tmp_path: Path) -> None:
+    dying = journal(tmp_path)
+    dying.append(numbered(1))
+    dying.append(numbered(2))
+    dying.close()
+    os.truncate(only_file(tmp_path), only_file(tmp_path).stat().st_size - 20)
+    write = os.write
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, line: write(descriptor, line[:3]))
+        journal(tmp_path).append(numbered(3))
+    assert fences(journal(tmp_path)) == [1, 3]
+
+
 def _full(_: int) -> None:
     raise OSError(28, "No space left on device")
 
@@ -138,6 +151,16 @@ def test_forked_processes_write_to_files_of_their_own(tmp_path: Path) -> None:
     for process in processes:
         process.join()
     assert sorted(str(fence) for fence in fences(journal(tmp_path))) == ["1"] * 50 + ["2"] * 50
+
+
+def test_what_was_decided_last_is_noted_whole_for_its_owner_alone(tmp_path: Path) -> None:
+    noting = journal(tmp_path)
+    assert noting.decided == ""
+    for what in ("cancelled", "resumed"):
+        noting.note_decided(what)
+    assert (noting.decided, noting.files()) == ("resumed", {})
+    (path,) = noting.folder.iterdir()
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_what_is_discarded_is_noted_first(tmp_path: Path) -> None:

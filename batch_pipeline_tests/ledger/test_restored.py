@@ -1,5 +1,6 @@
 """What is put back of which message, and when a journal isn't believed."""
 
+import tracemalloc
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -28,6 +29,8 @@ from batch_pipeline_tests.ledger.given import (
     rows,
     set_attempts,
 )
+from batch_pipeline_tests.ledger.waiting import assert_nobody_waits_for_ever
+from batch_pipeline_tests.ledgers import on_postgresql_alone, on_sqlite_alone
 
 KEEP = timedelta(days=90)
 
@@ -332,7 +335,8 @@ def test_a_journal_that_isnt_whole_holds_the_ledger_until_it_is_or_is_done_witho
     ((chunk,), *_) = attempt_rows(ledger, "chunk", line=2)
     note(ledger, journal, of(2), chunk)
     assert look(ledger, journal) is None
-    (path,) = journal.folder.iterdir()
+    (name,) = journal.files()
+    path = journal.folder / name
     whole = path.read_bytes()
     if fault == "gone":
         path.unlink()
@@ -359,13 +363,152 @@ def test_files_that_are_old_enough_go_and_the_ledger_knows(ledger: Ledger, tmp_p
     queue(ledger, lines(2))
     begin(ledger, 2)
     ((chunk,), *_) = attempt_rows(ledger, "chunk", line=2)
-    for days in (0, 1, 90, 91):
+    for days in (0, 1, 91, 92):
         journal = Journal(tmp_path / "claims", lambda days=days: NOW + timedelta(days=days))
         note(ledger, journal, of(2), chunk)
         journal.close()
         assert look(ledger, journal) is None
-    assert [name[:10] for name in journal.files()] == ["2026-10-02", "2026-12-30", "2026-12-31"]
+    assert [name[:10] for name in journal.files()] == ["2026-10-02", "2026-12-31", "2027-01-01"]
     assert journal.pruned == "2026-10-01"
     with ledger.read() as connection:
         known = connection.scalars(sa.select(facts.c.name).where(facts.c.name.startswith("journal/"))).all()
     assert sorted(name.removeprefix("journal/") for name in known) == list(journal.files())
+
+
+def test_reconciling_a_ledger_that_nobody_looked_at_pauses_it_too(ledger: Ledger, journal: Journal) -> None:
+    queue(ledger, lines(3))
+    note(ledger, journal, of(2))
+    assert put_back(ledger, journal).released
+    with ledger.read() as connection:
+        pause = controls.general(connection)
+        assert pause is not None
+        assert (pause.by, controls.held(connection)) == (RESTORED, None)
+
+
+def test_a_persons_word_that_the_journal_isnt_whole_goes_before_what_the_journal_tells(
+    ledger: Ledger, journal: Journal
+) -> None:
+    queue(ledger, lines(3))
+    note(ledger, journal, of(2))
+    told = look(ledger, journal)
+    assert told is not None
+    with ledger.write() as connection:
+        said = controls.hold(connection, "restored as a whole", NOW + timedelta(hours=1), "Dr Grey")
+        assert (said.by, said.at) == ("Dr Grey", told.at)
+        assert controls.hold(connection, "again", NOW, "Dr White").by == "Dr Grey"
+    done = put_back(ledger, journal)
+    assert (done.messages, done.released) == (1, False)
+
+
+# What was decided ----------------------------------------------------------------------------------------------------
+
+
+def _pause(ledger: Ledger) -> None:
+    with ledger.write() as connection:
+        controls.pause(connection, BATCH, "Dr Grey", None, NOW)
+
+
+@pytest.mark.parametrize("since", ["nothing", "something else"])
+def test_a_ledger_that_has_forgotten_what_was_decided_is_held_too(
+    ledger: Ledger, journal: Journal, monkeypatch: pytest.MonkeyPatch, since: str
+) -> None:
+    queue(ledger, lines(3))
+    assert look(ledger, journal) is None
+    _pause(ledger)
+    assert look(ledger, journal) is None
+    with ledger.read() as connection:
+        forgotten = restored._last_decision(connection)
+    # Nothing can be deleted of the audit: a ledger that went back is one that doesn't have the entry.
+    known = restored._has_decision
+    monkeypatch.setattr(
+        restored, "_has_decision", lambda connection, noted: noted != forgotten and known(connection, noted)
+    )
+    if since == "something else":
+        with ledger.write() as connection:
+            controls.resume(connection, BATCH, "Dr Grey", NOW)
+    hold = look(ledger, journal)
+    assert hold is not None
+    assert "has forgotten what was decided" in hold.because
+    assert "decide that again" in hold.because
+    assert put_back(ledger, journal).released
+    assert look(ledger, journal) is None
+    with ledger.read() as connection:
+        assert controls.general(connection) is not None
+
+
+# Many at once ---------------------------------------------------------------------------------------------------------
+
+
+@on_sqlite_alone
+def test_what_was_lost_of_a_million_messages_takes_little_memory(ledger: Ledger, journal: Journal) -> None:
+    """By the hundredth part: in dictionaries they would be some 5 MB."""
+    chunks_of = range(2, 10_002, 500)
+    for start in chunks_of:
+        noted = [Noted(line, f"{line:032x}", f"{BATCH}:{line}:primary:old") for line in range(start, start + 500)]
+        note(ledger, journal, noted, f"lost {start}")
+    tracemalloc.start()
+    found = sum(len(lost.messages) for lost in restored._lost(ledger, journal, {f"lost {n}" for n in chunks_of}))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (found, most < 2_500_000) == (10_000, True), most
+
+
+@on_postgresql_alone
+def test_putting_back_and_who_goes_by_id_do_not_wait_for_each_other(ledger: Ledger, journal: Journal) -> None:
+    """The other stands for a fold of receipts, which locks its messages in the order of their ids."""
+    queue(ledger, [*lines(2), Recipient(4, "nhs_app")])
+    note(ledger, journal, list(reversed(of(2, 3))))
+    assert look(ledger, journal) is not None
+    assert_nobody_waits_for_ever(ledger, lambda: put_back(ledger, journal), 2, 3)
+    assert [row[2] for row in shown(ledger)] == ["lost", "lost", None]
+
+
+@on_postgresql_alone
+def test_two_who_put_back_at_once_do_not_wait_for_each_other(ledger: Ledger, journal: Journal) -> None:
+    queue(ledger, lines(2))
+    queue(ledger, lines(2), "covid", message_key="covid")
+    for number in range(6):
+        batch = (BATCH, "covid")[number % 2]
+        noted = [Noted(2, patient(2), f"{batch}:2:primary:old")]
+        note(ledger, journal, noted, f"lost {number}", batch=batch, minutes=number)
+    assert look(ledger, journal) is not None
+    order = [lost.entry.batch for lost in restored._lost(ledger, journal, {f"lost {n}" for n in range(6)})]
+    assert order == sorted(order)
+
+
+# Clocks that are wrong ------------------------------------------------------------------------------------------------
+
+
+def _sent_on(ledger: Ledger, folder: Path, day: int) -> Journal:
+    """A line on that day of the writer's clock, and a look by it."""
+    ((chunk,), *_) = attempt_rows(ledger, "chunk", line=2)
+    writing = Journal(folder, lambda: NOW + timedelta(days=day))
+    note(ledger, writing, of(2), chunk)
+    writing.close()
+    assert look(ledger, writing) is None
+    return writing
+
+
+def test_a_clock_that_was_far_ahead_for_a_day_makes_nothing_old(ledger: Ledger, tmp_path: Path) -> None:
+    queue(ledger, lines(2))
+    begin(ledger, 2)
+    for day in (0, 4_000, 1, 2):
+        journal = _sent_on(ledger, tmp_path / "claims", day)
+    assert len(journal.files()) == 4
+    assert journal.pruned == ""
+
+
+def test_a_clock_that_was_far_behind_makes_nothing_old(ledger: Ledger, tmp_path: Path) -> None:
+    queue(ledger, lines(2))
+    begin(ledger, 2)
+    for day in (0, 1, 2, -4_000, 3, 4):
+        journal = _sent_on(ledger, tmp_path / "claims", day)
+    assert len(journal.files()) == 6
+
+
+def test_what_was_thrown_away_before_is_not_forgotten_for_an_older_file(ledger: Ledger, tmp_path: Path) -> None:
+    queue(ledger, lines(2))
+    begin(ledger, 2)
+    for day in (0, 1, 95, 96, -4_000, 97, 300, 301):
+        journal = _sent_on(ledger, tmp_path / "claims", day)
+    assert look(ledger, journal) is None

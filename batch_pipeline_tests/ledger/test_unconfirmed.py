@@ -11,6 +11,8 @@ from batch_pipeline.ledger.unconfirmed import Unconfirmed, resolve, unconfirmed
 from batch_pipeline.providers.protocol import Receipt
 from batch_pipeline.sending import fallbacks, receipts
 from batch_pipeline_tests.ledger.given import BATCH, NOW, Recipient, attempt_rows, begin, lines, queue, set_attempts
+from batch_pipeline_tests.ledger.waiting import assert_nobody_waits_for_ever
+from batch_pipeline_tests.ledgers import on_postgresql_alone
 
 LATER = NOW + timedelta(hours=1)
 SECOND = timedelta(seconds=1)
@@ -25,6 +27,19 @@ def doubtful(ledger: Ledger) -> Ledger:
         set_attempts(ledger, {"unconfirmed_at": NOW + SECOND}, line=line)
     set_attempts(ledger, {"accepted_at": NOW}, line=5)
     return ledger
+
+
+@on_postgresql_alone
+def test_resolving_and_who_goes_by_id_do_not_wait_for_each_other(ledger: Ledger) -> None:
+    """A fallback has a higher id than the messages of later lines."""
+    queue(ledger, [Recipient(2, "nhs_app"), Recipient(3)])
+    set_attempts(ledger, {"accepted_at": NOW}, line=2)
+    fallbacks.sweep(ledger, BATCH, NOW + timedelta(days=2), fallbacks.FallbackFacts("simulator"))
+    begin(ledger, 2, 3)
+    set_attempts(ledger, {"unconfirmed_at": NOW}, step="fallback")
+    set_attempts(ledger, {"unconfirmed_at": NOW}, line=3)
+    assert _listed(ledger) == [2, 3]
+    assert_nobody_waits_for_ever(ledger, lambda: _resolve(ledger, sent=True), 3, 2)
 
 
 def _listed(ledger: Ledger) -> list[int]:

@@ -1,4 +1,3 @@
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -32,6 +31,7 @@ from batch_pipeline_tests.ledger.given import (
     queue,
     set_attempts,
 )
+from batch_pipeline_tests.ledger.waiting import wait_until_kept_waiting
 from batch_pipeline_tests.ledgers import on_postgresql_alone, on_postgresql_slowly, on_sqlite_alone
 from batch_pipeline_tests.sending.worlds import World
 
@@ -164,11 +164,6 @@ def test_the_same_fold_of_the_right_one_and_another_takes_the_right_one_alone(se
     assert attempt_rows(sent, "read_at", "failed_at", "failure_kind", line=2) == [(NOW, NOW, "technical")]
 
 
-def _is_kept_waiting(ledger: Ledger) -> bool:
-    with ledger.read() as connection:
-        return bool(connection.scalar(sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
-
-
 @on_postgresql_alone
 def test_a_fold_and_another_who_goes_by_id_do_not_wait_for_each_other(sent: Ledger) -> None:
     """The other stands for a dispatch that records its answer: both change the same messages, many at a time."""
@@ -179,10 +174,7 @@ def test_a_fold_and_another_who_goes_by_id_do_not_wait_for_each_other(sent: Ledg
         with sent.write() as connection:
             connection.execute(first)
             folded = pool.submit(receipts.fold, sent, NOW)
-            give_up = time.monotonic() + 30
-            while not _is_kept_waiting(sent):
-                assert time.monotonic() < give_up
-                time.sleep(0.01)
+            wait_until_kept_waiting(sent)
             connection.execute(second)
         assert folded.result() == Folded(2, 0)
     assert attempt_rows(sent, "accepted_at", "delivered_at", "read_at") == [(NOW, None, NOW), (NOW, NOW, None)]

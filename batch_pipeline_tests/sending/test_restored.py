@@ -1,11 +1,13 @@
 """A ledger that was restored from a copy sends nothing twice, and loses nothing."""
 
+import os
 import random
 import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,12 @@ import pytest
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import chunks, controls, restored, unconfirmed
+from batch_pipeline.ledger.chunks import Chunk
 from batch_pipeline.ledger.journal import Entry, Journal
-from batch_pipeline.providers.protocol import Recovery
+from batch_pipeline.providers.protocol import ProviderStopped, Recovery
 from batch_pipeline.sending import recording
 from batch_pipeline.sending.dispatcher import Dispatched
-from batch_pipeline_tests.ledger.given import BATCH, NOW, attempt_rows, lines, mobile
+from batch_pipeline_tests.ledger.given import BATCH, NOW, attempt_rows, lines, mobile, set_attempts
 from batch_pipeline_tests.ledgers import on_postgresql_slowly
 from batch_pipeline_tests.processes import CONTEXT
 from batch_pipeline_tests.sending.copies import (
@@ -125,6 +128,110 @@ def test_a_message_that_a_person_found_unsent_is_put_back_where_it_went_then(fol
         assert chunk == next(iter(world.simulator().journal())).chunk
 
 
+def test_what_a_person_found_unsent_is_for_a_person_again_where_it_went_nowhere_since(folder: Path) -> None:
+    """The lost ledger may have learnt from a receipt that it was sent after all."""
+    world = JournalledWorld(folder, recovery=Recovery.NEITHER, chunk=1, recipients=lines(1))
+    copy = copy_of(world.ledger)
+    world.dying_process(die_at("after post"))
+    assert world.process() == Dispatched(unconfirmed=1, taken_over=1)
+    journal = world.journal_of_claims()
+    signed = restored.writer(world.ledger, journal)
+    with world.ledger.write() as connection:
+        found = unconfirmed.resolve(connection, BATCH, [], "Dr Grey", NOW, sent=False)
+        recording.record_not_sent(connection, journal, signed, found)
+    journal.close()
+    restore(world.ledger, copy)
+    assert world.look() is not None
+    assert world.reconcile().messages == 1
+    assert world.process() == Dispatched(unconfirmed=1, taken_over=1)
+    assert set(world.journal().values()) == {1}
+
+
+def die_at(fatal: str) -> Happens:
+    """Dies at the first moment of that name."""
+
+    def happens(moment: str) -> None:
+        if moment == fatal:
+            raise Died
+
+    return happens
+
+
+@pytest.mark.parametrize("recovery", list(Recovery))
+def test_a_ledger_that_goes_back_under_a_dispatch_ends_it(folder: Path, recovery: Recovery) -> None:
+    """As when a server fails over to one that lags behind, and the dispatch goes on with that."""
+    world = JournalledWorld(folder, recovery=recovery)
+    copy = copy_of(world.ledger)
+    goes_back = iter([True])
+
+    def happens(moment: str) -> None:
+        if moment == "after post" and next(goes_back, False):
+            restore(world.ledger, copy)
+
+    done = world.process(happens)
+    assert sum(world.journal().values()) == 3
+    assert done.unsent == 10
+    assert "was put back while this ran" in done.stopped["sms"]
+    assert world.look() is not None
+    assert world.reconcile().messages == 3
+    world.process()
+    assert set(world.journal().values()) == {1}
+    assert len(world.journal()) == 10
+
+
+def test_a_ledger_that_has_lost_another_dispatchs_chunk_ends_it_too(folder: Path) -> None:
+    world = JournalledWorld(folder)
+    mine, others = world.journal_of_claims(), world.journal_of_claims()
+    recorder, other = recording.Recorder(world.ledger, mine), recording.Recorder(world.ledger, others)
+    chunk = claimed(world)
+    other.before_post(replace(claimed(world), reference="lost"))
+    for _ in range(2):
+        with pytest.raises(
+            ProviderStopped, match="doesn't know chunk lost any more, so it was put back while this ran"
+        ):
+            recorder.before_post(chunk)
+    with pytest.raises(ProviderStopped):
+        other.before_post(claimed(world))
+    for journal in (mine, others):
+        journal.close()
+    assert [line.entry.chunk for name in mine.files() for line in mine.read(name, 0) if line.entry] == ["lost"]
+
+
+def claimed(world: JournalledWorld) -> Chunk:
+    with world.ledger.write() as connection:
+        chunk = chunks.claim(
+            connection,
+            BATCH,
+            "primary",
+            "sms",
+            provider="simulator",
+            limit=3,
+            number=1,
+            owner="a test",
+            lease_until=NOW,
+            now=NOW,
+        )
+    assert chunk is not None
+    return chunk
+
+
+def test_what_a_receipt_told_of_is_not_noted_as_returned(folder: Path) -> None:
+    world = JournalledWorld(folder)
+    chunk = claimed(world)
+    journal = world.journal_of_claims()
+    recorder = recording.Recorder(world.ledger, journal)
+    recorder.before_post(chunk)
+    for line, column in enumerate(("delivered_at", "read_at"), start=2):
+        set_attempts(world.ledger, {column: NOW}, line=line)
+    recorder.before_return(chunk)
+    journal.close()
+    noted = [line.entry for name in journal.files() for line in journal.read(name, 0) if line.entry]
+    assert [(entry.kind, [message.line for message in entry.messages]) for entry in noted] == [
+        ("posted", [2, 3, 4]),
+        ("returned", [4]),
+    ]
+
+
 @pytest.mark.parametrize("recovery", list(Recovery))
 def test_a_journal_that_cant_be_written_stops_the_channel_and_gives_back_what_wasnt_posted(
     folder: Path, recovery: Recovery
@@ -142,6 +249,24 @@ def test_a_journal_that_cant_be_written_stops_the_channel_and_gives_back_what_wa
 
 def _full(*_: object) -> None:
     raise OSError(28, "No space left on device")
+
+
+def test_a_line_that_is_there_though_it_could_not_be_written_is_taken_back(folder: Path) -> None:
+    """And by a clock that was put back since: the later of two lines would count."""
+    world = JournalledWorld(folder, recipients=lines(1))
+    copy = copy_of(world.ledger)
+    with pytest.MonkeyPatch.context() as patch:
+        fsync, fails = os.fsync, iter([True])
+        patch.setattr(os, "fsync", lambda descriptor: _full() if next(fails, False) else fsync(descriptor))
+        patch.setattr("batch_pipeline.ledger.journal._sync_folder", lambda _: None)
+        assert "can't be written" in world.process().stopped["sms"]
+    world.clock.wall -= timedelta(hours=2)
+    assert world.process() == Dispatched(accepted=1)
+    restore(world.ledger, copy)
+    assert world.look() is not None
+    world.reconcile()
+    ((chunk,),) = attempt_rows(world.ledger, "chunk")
+    assert chunk == next(iter(world.simulator().journal())).chunk
 
 
 def test_one_that_was_posted_and_cant_be_noted_as_returned_stays_open(folder: Path) -> None:

@@ -263,6 +263,12 @@ def test_a_private_key_that_is_none_is_told_by_its_group(double: pds.PdsDouble) 
         Pds(double.pds_account(private_key="none"), pace=lambda: None)
 
 
+def test_an_application_keeps_one_pace_however_its_address_is_written(double: pds.PdsDouble) -> None:
+    written = {double.pds_account(base_url=f"{double.host}{end}").application for end in ("", "/")}
+    assert len(written) == 1
+    assert double.pds_account(api_key="another").application not in written
+
+
 def test_an_account_shows_no_key(double: pds.PdsDouble) -> None:
     account = double.pds_account()
     assert account.api_key not in repr(account)

@@ -5,7 +5,7 @@ that look up the same patients at once share the work.
 """
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import duckdb
+import sqlalchemy as sa
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House, Submitted
@@ -94,18 +95,21 @@ def _asked(
     house: House, submitted: Submitted, chosen: PdsChoice, missing: Sequence[_Wanted], clock: Clock
 ) -> Iterator[tuple[str, _Answer]]:
     """Each patient's answer, in the ledger before it is given."""
-    in_vain = 0
+    pending, in_vain = deque(missing), 0
     with _service(house, submitted, chosen) as (service, turns):
-        for done, each in enumerate(missing):
-            tell("look-ups", done, len(missing))
+        while pending:
+            tell("look-ups", len(missing) - len(pending), len(missing))
+            each = pending.popleft()
             if in_vain >= GIVE_UP_AFTER:
                 yield each.patient, (FAILED, None)
                 continue
             turns.wait()
-            if told := _told_meanwhile(house, submitted, each.patient, clock() - chosen.fresh_for):
+            now = clock()
+            with house.ledger.read() as connection:
+                told = _told(connection, submitted, each, now - chosen.fresh_for)
+            if told is not None:
                 yield each.patient, told
                 continue
-            now = clock()
             try:
                 details, in_vain = service.look_up(each.number, now, each.born), 0
             except ServiceFailed:
@@ -118,15 +122,17 @@ def _asked(
                 ) from None
             current = None if details.current_number is None else house.hasher.hash(details.current_number)
             with house.ledger.write() as connection:
+                told = _told(connection, submitted, each, now - chosen.fresh_for)
                 pds_answers.keep(connection, submitted.workspace.id, each.patient, current, details, now)
+            if told is not None:  # another goes through the same patients, and is just before us: the rest is shared
+                pending.rotate(-(len(pending) // 2))
             yield each.patient, (details, now)
     tell("look-ups", len(missing), len(missing))
 
 
-def _told_meanwhile(house: House, submitted: Submitted, patient: str, since: datetime) -> _Answer | None:
-    """What another planning run has been told of a patient since this one looked."""
-    with house.ledger.read() as connection:
-        return pds_answers.fresh(connection, submitted.workspace.id, [patient], since).get(patient)
+def _told(connection: sa.Connection, submitted: Submitted, each: _Wanted, since: datetime) -> _Answer | None:
+    """What another planning run was told of a patient while this one was at work."""
+    return pds_answers.fresh(connection, submitted.workspace.id, [each.patient], since).get(each.patient)
 
 
 class _Turns:

@@ -14,6 +14,7 @@ import pytest
 from batch_pipeline.ledger import history, pds_answers
 from batch_pipeline.operations import pds_details
 from batch_pipeline.providers import pds as client
+from batch_pipeline.rules.demographics import Details
 from batch_pipeline_tests.e2e.surgery import PROGRAM, Person, Surgery, T, by_email, by_sms, mobile
 from batch_pipeline_tests.providers import pds_double as pds
 from batch_pipeline_tests.providers.nhs_notify_double import Fault, Reply
@@ -267,6 +268,25 @@ def test_whom_another_planning_asks_for_meanwhile_is_not_asked_for_again(
     monkeypatch.setattr(client.Pds, "look_up", look_up)
     assert looked_up(people) == {MOBILE.n: "found", EMAIL.n: "found", RESTRICTED.n: "restricted"}
     assert asked == [MOBILE.nhs, MOBILE.nhs, EMAIL.nhs, RESTRICTED.nhs]
+
+
+def test_beside_another_planning_that_is_just_before_it_one_goes_on_from_the_middle(
+    surgery: Surgery, looked_up: Callable[..., dict[int, str]], service: pds.PdsDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In step with one another both would ask for everybody."""
+    people, asked = [Person(n) for n in range(60, 65)], list[str]()
+
+    def look_up(_: client.Pds, number: str, *__: Any) -> Details:
+        asked.append(number)
+        if len(asked) == 1:
+            with surgery.house.ledger.write() as connection:
+                patient = surgery.house.hasher.hash(number)
+                pds_answers.keep(connection, "larkfield", patient, None, Details("found"), T)
+        return Details("found")
+
+    monkeypatch.setattr(client.Pds, "look_up", look_up)
+    assert set(looked_up(people).values()) == {"found"}
+    assert asked == [people[n].nhs for n in (0, 3, 4, 1, 2)]
 
 
 def test_a_number_that_is_somebody_elses_gets_no_details_and_is_told_of(

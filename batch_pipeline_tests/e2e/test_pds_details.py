@@ -235,6 +235,7 @@ def looked_up(surgery: Surgery, service: pds.PdsDouble) -> Callable[..., dict[in
 ODD = [Person(n) for n in range(60, 60 + pds_details.GIVE_UP_AFTER)]
 
 
+@pytest.mark.slow
 def test_records_that_cannot_be_read_keep_nobody_else_from_being_looked_up(
     looked_up: Callable[..., dict[int, str]], service: pds.PdsDouble
 ) -> None:
@@ -252,6 +253,7 @@ def test_patients_at_whom_the_service_fails_are_asked_for_after_all_others(
     assert looked_up(people) == {**{each.n: "failed" for each in ODD}, MOBILE.n: "found", EMAIL.n: "found"}
 
 
+@pytest.mark.slow
 def test_whom_another_planning_asks_for_meanwhile_is_not_asked_for_again(
     surgery: Surgery, looked_up: Callable[..., dict[int, str]], service: pds.PdsDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +272,7 @@ def test_whom_another_planning_asks_for_meanwhile_is_not_asked_for_again(
     assert asked == [MOBILE.nhs, MOBILE.nhs, EMAIL.nhs, RESTRICTED.nhs]
 
 
+@pytest.mark.slow
 def test_beside_another_planning_that_is_just_before_it_one_goes_on_from_the_middle(
     surgery: Surgery, looked_up: Callable[..., dict[int, str]], service: pds.PdsDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,7 +305,7 @@ def test_a_number_that_is_somebody_elses_gets_no_details_and_is_told_of(
         assert history.marked(connection) == {}
 
 
-@pytest.mark.parametrize("told_of", ["old", "new"])
+@pytest.mark.parametrize("told_of", ["old", pytest.param("new", marks=pytest.mark.slow)])
 def test_an_opt_out_after_the_approval_holds_under_either_number(
     surgery: Surgery, service: pds.PdsDouble, told_of: str
 ) -> None:

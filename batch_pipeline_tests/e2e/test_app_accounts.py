@@ -185,5 +185,8 @@ def test_all_days_at_once_are_one_run_for_each_practice_that_says_what_to_do(
         (failed,) = [event for event in ran.all_events if event.is_step_failure]
         told = failed.step_failure_data.user_failure_data
     assert told is not None
-    assert told.metadata[SENTENCE].value == "NHS Notify tells the accounts of the present day only: fetch those of 2026-10-01"
+    assert (
+        told.metadata[SENTENCE].value
+        == "NHS Notify tells the accounts of the present day only: fetch those of 2026-10-01"
+    )
     assert notify.asked["accounts"] == 0

@@ -260,16 +260,20 @@ class House:
             )
 
     def not_to_be_sent(self, workspace: Workspace, now: datetime) -> dict[str, set[str]]:
-        """By channel, keyed hashes of the patients who opted out of it by ``now``, died, or are marked otherwise."""
+        """By channel, keyed hashes of the patients who opted out of it by ``now``, died, or are marked otherwise.
+
+        Whoever PDS knows by another number as well is named by all of them.
+        """
         with self.ledger.read() as connection:
             marked = set(history.marked(connection))
+            same = pds_answers.same_people(connection, workspace.id, self.hasher.hash)
         found: dict[str, set[str]] = {"email": set(marked), "nhs_app": set(marked), "sms": set(marked)}
         out = self.opt_outs(workspace, now)
         for number, channel in zip(out["nhs_number"].to_pylist(), out["channel"].to_pylist(), strict=True):
             for path, patients in found.items():
                 if channel in {path, ALL_CHANNELS}:
                     patients.add(self.hasher.hash(number))
-        return found
+        return {path: _under_every_number(patients, same) for path, patients in found.items()}
 
     def fallback_facts(self, workspace: Workspace, now: datetime) -> fallbacks.FallbackFacts:
         """What is asked again of a patient at the moment a fallback is due."""
@@ -279,9 +283,13 @@ class House:
             for number, channel in zip(out["nhs_number"].to_pylist(), out["channel"].to_pylist(), strict=True)
             if channel in {"sms", ALL_CHANNELS}
         ]
+        with self.ledger.read() as connection:
+            deceased = {patient for patient, mark in history.marked(connection).items() if mark == "deceased"}
+            same = pds_answers.same_people(connection, workspace.id, self.hasher.hash)
         return fallbacks.FallbackFacts(
             provider=workspace.providers.sms,
-            opted_out={self.hasher.hash(number) for number in sms},
+            opted_out=_under_every_number({self.hasher.hash(number) for number in sms}, same),
+            deceased=_under_every_number(deceased, same),
             likely_to_fail=self._failed_numbers(workspace, now),
         )
 
@@ -306,6 +314,10 @@ class House:
             begun=begun,
             marked_by_pds=marked_by_pds,
         )
+
+
+def _under_every_number(patients: set[str], same: Mapping[str, set[str]]) -> set[str]:
+    return patients.union(*(same[patient] for patient in patients & same.keys()))
 
 
 def _shares(chosen: SimulatorShares) -> Shares:

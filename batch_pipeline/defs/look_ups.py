@@ -1,13 +1,13 @@
 """What is looked up of patients besides their file: who has the NHS App, once a day and practice; details from PDS."""
 
 from collections.abc import Iterator
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
 
 import dagster as dg
 
 from batch_pipeline.defs import jobs, tables
-from batch_pipeline.defs.partitions import BATCHES, OWNERS, PRACTICE_DAYS, PRACTICES, newest_app_accounts, practice_day
+from batch_pipeline.defs.partitions import BATCHES, OWNERS, PRACTICE_DAYS, PRACTICES, newest_app_accounts, practice_days
 from batch_pipeline.defs.refusals import failure, refusals
 from batch_pipeline.defs.resources import ClockResource, HouseResource
 from batch_pipeline.house import House
@@ -24,6 +24,7 @@ GROUP = "look_ups"
     kinds={"parquet", "pandera"},
     owners=OWNERS,
     partitions_def=PRACTICE_DAYS,
+    backfill_policy=dg.BackfillPolicy.single_run(),  # all days at once are one refusal, and not a run each
     metadata={"dagster/column_schema": tables.columns(schemas.NHS_APP_ACCOUNTS)},
     check_specs=[tables.fits_spec(schemas.NHS_APP_ACCOUNTS)],
     freshness_policy=dg.FreshnessPolicy.time_window(
@@ -34,17 +35,17 @@ def nhs_app_accounts(
     context: dg.AssetExecutionContext, house: HouseResource, clock: ClockResource
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
     """Asks NHS Notify for all pages; a part of them is no snapshot, and the last one stays."""
-    day, practice = practice_day(context.partition_key)
+    days, practice = practice_days(context.partition_keys)
     home = house.open()
     with refusals(), home.staging() as folder, home.duck() as con:
         table = folder / "nhs_app_accounts"
-        app_accounts.fetch(home, con, practice, date.fromisoformat(day), table, clock.now())
+        day = app_accounts.fetch(home, con, practice, days, table, clock.now())
         looked_at = tables.fits(con, schemas.NHS_APP_ACCOUNTS, table)
         yield looked_at
         if not looked_at.passed:
             raise failure(f"NHS App accounts of {practice}: they don't fit their table; the last snapshot stays")
-        place, deleted = app_accounts.keep(home, table, practice, date.fromisoformat(day))
-    accounts, notified = app_accounts.counted(home, practice, date.fromisoformat(day))
+        place, deleted = app_accounts.keep(home, table, practice, day)
+    accounts, notified = app_accounts.counted(home, practice, day)
     yield dg.MaterializeResult(
         metadata={
             "path": dg.MetadataValue.path(str(place)),

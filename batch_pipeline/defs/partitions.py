@@ -1,5 +1,8 @@
 """What the assets have in common: one partition a batch, or a day and practice, and who looks after them."""
 
+from collections.abc import Sequence
+from datetime import date
+
 import dagster as dg
 
 BATCHES = dg.DynamicPartitionsDefinition(name="batch")
@@ -14,10 +17,11 @@ DAYS = dg.DailyPartitionsDefinition(start_date="2026-01-01", timezone="Europe/Lo
 PRACTICE_DAYS = dg.MultiPartitionsDefinition({"day": DAYS, "ods_code": PRACTICES})
 
 
-def practice_day(partition_key: str) -> tuple[str, str]:
-    """The day and the ODS code of a partition of ``PRACTICE_DAYS``."""
-    keys = PRACTICE_DAYS.get_partition_key_from_str(partition_key).keys_by_dimension
-    return keys["day"], keys["ods_code"]
+def practice_days(partition_keys: Sequence[str]) -> tuple[list[date], str]:
+    """The days and the ODS code of a run's partitions of ``PRACTICE_DAYS``, which are one practice's."""
+    keys = [PRACTICE_DAYS.get_partition_key_from_str(each).keys_by_dimension for each in partition_keys]
+    (practice,) = {each["ods_code"] for each in keys}
+    return [date.fromisoformat(each["day"]) for each in keys], practice
 
 
 def newest_app_accounts() -> dg.AssetDep:

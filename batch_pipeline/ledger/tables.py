@@ -275,7 +275,7 @@ pds_answers = sa.Table(
         "outcome",
         sa.Text,
         nullable=False,
-        comment="found | deceased | restricted | invalidated | exit_coded | not_found | failed",
+        comment="found | deceased | restricted | invalidated | exit_coded | not_found | other_person | failed",
     ),
     # Personal: emptied by the purge.
     sa.Column("current_number", sa.Text, comment="the NHS number that has superseded the one asked for"),

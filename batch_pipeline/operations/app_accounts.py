@@ -52,16 +52,19 @@ def _wants(workspace: Workspace) -> bool:
     return workspace.fetches_app_accounts and app_is_open(workspace.organisation_type, workspace.nation)
 
 
-def fetch(house: House, con: duckdb.DuckDBPyConnection, ods_code: str, day: date, out: Path, now: datetime) -> None:
-    """Writes a practice's accounts, all or none, to ``out``.
+def fetch(
+    house: House, con: duckdb.DuckDBPyConnection, ods_code: str, days: Sequence[date], out: Path, now: datetime
+) -> date:
+    """Writes a practice's accounts, all or none, to ``out``; gives the day they are of, which is the one asked for.
 
     ``Refused`` with the reason; the last snapshot stays either way.
     """
-    if day != day_of(now):
+    if list(days) != [day_of(now)]:
         raise Refused(f"NHS Notify tells the accounts of the present day only: fetch those of {day_of(now)}")
     rows = _accounts(_sender(house, ods_code), ods_code)
     con.register("fetched", rows)
     write(con, "FROM fetched", out)
+    return day_of(now)
 
 
 def keep(house: House, table: Path, ods_code: str, day: date) -> tuple[Path, int]:

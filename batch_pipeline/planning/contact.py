@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 
 import duckdb
@@ -151,8 +152,8 @@ def gaps(
     message_type: str,
     facts: Facts,
     hasher: Hasher,
-) -> list[tuple[int, str]]:
-    """``(line, NHS number)`` of each patient whose details have to be looked up, in the file's order."""
+) -> list[tuple[int, str, date | None]]:
+    """``(line, NHS number, date of birth)`` of each patient whose details have to be looked up, in the file's order."""
     _load(con, facts, hasher)
     con.register("given_marked_by_pds", pa.table({"patient": pa.array(list(facts.marked_by_pds), pa.string())}))
     by_pds = (
@@ -162,7 +163,7 @@ def gaps(
     )
     return con.sql(f"""
         WITH {_routed(_as_in_file(patients), organisation, message_type, facts, hasher)}
-        SELECT line, nhs_number FROM (SELECT *, chosen AS path, {by_pds} AS marked_by_pds FROM routed)
+        SELECT line, nhs_number, date_of_birth FROM (SELECT *, chosen AS path, {by_pds} AS marked_by_pds FROM routed)
         WHERE {rule.GAP} ORDER BY line
     """).fetchall()
 

@@ -6,6 +6,7 @@ its own, where a deadline cancels them wherever they are: in the name service, a
 """
 
 import asyncio
+import logging
 import os
 import ssl
 import threading
@@ -17,6 +18,14 @@ from functools import cache
 from typing import Any
 
 import httpx
+
+
+def _names_no_address(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
+
+
+# Of each request it tells the address at the level of information: PDS's ends in a patient's NHS number.
+logging.getLogger("httpx").addFilter(_names_no_address)
 
 LONGEST_ANSWER = 64 * 1024 * 1024
 """Bytes. An answer to 45,000 messages has some 5 MB."""

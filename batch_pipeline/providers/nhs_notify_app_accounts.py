@@ -100,6 +100,9 @@ class NhsAppAccounts:
             page = self._page(ods_code, number, deadline)
             if page.data.id.upper() != ods_code.upper():
                 raise AccountsNotFetched(f"NHS App accounts of {ods_code}: page {number} is another practice's")
+            # A practice that nobody of has the App is a fault of the answer, and would send everybody a text instead.
+            if not page.data.attributes.accounts:
+                raise AccountsNotFetched(f"NHS App accounts of {ods_code}: page {number} names nobody")
             # Looked at before the page is given away: a broken chain of pages is known before its last one is used.
             following = self._following(ods_code, number, page.links)
             yield [(account.nhs_number, account.notifications_enabled) for account in page.data.attributes.accounts]

@@ -1,13 +1,13 @@
 """The Personal Demographics Service, FHIR R4: one patient's record at a time (PROVIDERS.md 2).
 
-Of an answer only what is needed is read, and strictly: a record of another form is no answer. A name in the answer
-isn't kept, and nothing of it is ever told in an error.
+Of an answer only what is needed is read, and strictly: a record of another form is no answer. A name or a date of
+birth in the answer isn't kept, and nothing of it is ever told in an error.
 """
 
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -31,6 +31,10 @@ _NO_CODE = "without a code"
 
 class LookUpFailed(Exception):
     """Nothing was learnt of this patient: another time, perhaps. Names the reason, and no patient."""
+
+
+class ServiceFailed(LookUpFailed):
+    """And of another patient nothing would have been learnt either: the service is at fault, and no record."""
 
 
 class _Model(BaseModel):
@@ -75,6 +79,7 @@ class _Patient(_Model):
     resource_type: Literal["Patient"]
     id: str
     meta: _Meta = _Meta()
+    birth_date: str | None = None
     deceased_date_time: str | None = None
     deceased_boolean: bool = False
     extension: list[_Extension] = []
@@ -126,11 +131,12 @@ class Pds:
         self._sleep = sleep
         self._new_id = new_id
 
-    def look_up(self, nhs_number: str, now: datetime) -> Details:
-        """What the record says at ``now``.
+    def look_up(self, nhs_number: str, now: datetime, born: date | None = None) -> Details:
+        """What the record of the patient ``born`` on that day (None: it isn't known) says at ``now``.
 
         Raises:
-            LookUpFailed: after its retries, or at once for an answer that no retry would better.
+            LookUpFailed: at once, for an answer that no retry would better.
+            ServiceFailed: after its retries.
             ProviderStopped: nobody will be found before the settings are mended.
         """
         request, reason = str(self._new_id()), ""
@@ -138,18 +144,18 @@ class Pds:
             pause = timedelta(0)
             try:
                 reply = self._ask(nhs_number, request)
+                if reply.status not in _TRY_AGAIN:
+                    return _read(nhs_number, request, reply, born, now)
             except NotTaken as failure:
                 reason, pause = str(failure), failure.retry_after
             except (NotSent, NoAnswer) as failure:
                 reason = f"PDS wasn't reached: {failure}"
             else:
-                if reply.status not in _TRY_AGAIN:
-                    return _read(nhs_number, reply, now)
                 reason = f"PDS answered {reply.status}"
                 pause = retry_after(reply, self._wall, timedelta(0))
             if attempt + 1 < TRIES:
                 self._sleep(min(max(pause.total_seconds(), _FIRST_PAUSE * 2**attempt), _LONGEST_PAUSE))
-        raise LookUpFailed(reason)
+        raise ServiceFailed(reason)
 
     def close(self) -> None:
         """Gives up the connections."""
@@ -157,18 +163,18 @@ class Pds:
 
     def _ask(self, nhs_number: str, request: str) -> Reply:
         """One call, and a second with a fresh token where the first one's was refused."""
-        deadline = Deadline(self._timeout, self._steady)
-        token = self._tokens.get(deadline)
-        reply = self._call(nhs_number, request, token, deadline)
+        reply, token = self._call(nhs_number, request)
         if reply.status == 401:
             self._tokens.renounce(token)
-            deadline = Deadline(self._timeout, self._steady)
-            reply = self._call(nhs_number, request, self._tokens.get(deadline), deadline)
+            reply, _ = self._call(nhs_number, request)
         return reply
 
-    def _call(self, nhs_number: str, request: str, token: str, deadline: Deadline) -> Reply:
+    def _call(self, nhs_number: str, request: str) -> tuple[Reply, str]:
+        """The answer, and the token that was shown. The time begins when it is our turn, however long that took."""
         self._pace()
-        return self._http.call(
+        deadline = Deadline(self._timeout, self._steady)
+        token = self._tokens.get(deadline)
+        reply = self._http.call(
             "GET",
             self._account.url(nhs_number),
             headers={
@@ -179,16 +185,20 @@ class Pds:
             },
             deadline=deadline,
         )
+        return reply, token
 
 
-def _read(asked: str, reply: Reply, now: datetime) -> Details:
+def _read(asked: str, request: str, reply: Reply, born: date | None, now: datetime) -> Details:
     try:
         if reply.status == 200:
-            return judge(asked, _record(_Patient.model_validate_json(reply.body)), now)
+            record = _record(_Patient.model_validate_json(reply.body))
+            if record.nhs_number != asked and not _answers(reply, request):
+                raise NoAnswer("what came is the answer to another request")
+            return judge(asked, record, now, born)
     except ValidationError as error:
         codes = _codes(reply.body)
         if not codes:
-            raise LookUpFailed(f"PDS sent something else ({error.error_count()} faults)") from None
+            raise ServiceFailed(f"PDS sent something else ({error.error_count()} faults)") from None
         raise LookUpFailed(f"PDS answered 200 with {codes[0]}") from None
     codes = _codes(reply.body)
     if reply.status == 404 and "INVALIDATED_RESOURCE" in codes:
@@ -202,7 +212,16 @@ def _read(asked: str, reply: Reply, now: datetime) -> Details:
         raise ProviderStopped(f"{said}: check the pds API key, and ask what this application may do")
     if reply.status // 100 in (3, 4):
         raise ProviderStopped(f"{said}: check pds.base_url and the workspace's ods_code")
-    raise LookUpFailed(said)
+    raise ServiceFailed(said)
+
+
+def _answers(reply: Reply, request: str) -> bool:
+    """Whether an answer with another number is ours: PDS tells whose request it answers.
+
+    Mixed up on the way, it would pass for the number that has superseded ours. One that doesn't say is taken as ours.
+    """
+    told = reply.headers.get("X-Request-ID")
+    return told is None or request in {each.strip().lower() for each in told.split(",")}
 
 
 def _record(patient: _Patient) -> Record:
@@ -215,6 +234,7 @@ def _record(patient: _Patient) -> Record:
         death_notices=[code for each in _extensions(patient, "DeathNotificationStatus") for code in _notices(each)],
         removals=[_period(_time_of(each)) for each in _extensions(patient, "RemovalFromRegistration")],
         telecoms=[Telecom(each.system, each.use, each.value, _period(each.period)) for each in patient.telecom],
+        born=patient.birth_date,
     )
 
 

@@ -53,7 +53,8 @@ class PdsAccount:
     @property
     def application(self) -> str:
         """Tells applications apart, and gives no key away: the rate is one application's."""
-        return "pds:" + hashlib.blake2b(f"{self.base_url}\0{self.api_key}".encode(), digest_size=8).hexdigest()
+        address = self.base_url.rstrip("/")
+        return "pds:" + hashlib.blake2b(f"{address}\0{self.api_key}".encode(), digest_size=8).hexdigest()
 
     def url(self, nhs_number: str) -> str:
         """Of a patient's record."""

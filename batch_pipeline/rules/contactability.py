@@ -23,6 +23,8 @@ _OUT = "contains(opted_out, '{}')"
 _NEEDS_NUMBER = "path = 'sms'"
 _HAS_NO_NUMBER = "(mobile IS NULL OR likely)"
 NO_MOBILE_KINDS = ("none", "landline", "not_mobile")
+WITHOUT_DETAILS = ("not_found", "other_person", "failed")
+"""Look-ups that say nothing of the patient."""
 
 CONDITIONS: dict[str, str] = {
     "deceased": "deceased OR coalesce(mark = 'deceased', false) OR coalesce(looked_up = 'deceased', false)",
@@ -30,7 +32,7 @@ CONDITIONS: dict[str, str] = {
     "unable_to_retrieve": (
         "coalesce(mark IN ('invalidated', 'exit_coded'), false) "
         "OR coalesce(looked_up IN ('restricted', 'invalidated', 'exit_coded'), false) "
-        f"OR {_NEEDS_NUMBER} AND {_HAS_NO_NUMBER} AND coalesce(looked_up IN ('not_found', 'failed'), false)"
+        f"OR {_NEEDS_NUMBER} AND {_HAS_NO_NUMBER} AND coalesce(looked_up IN {WITHOUT_DETAILS}, false)"
     ),
     # Out of the email or App that we hold, and no number left to be reached by: the opt-out is what keeps us from them.
     "opted_out": (

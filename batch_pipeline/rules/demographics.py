@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from batch_pipeline.rules import emails, phones
 
-Outcome = Literal["found", "deceased", "restricted", "invalidated", "exit_coded", "not_found", "failed"]
+Outcome = Literal["found", "deceased", "restricted", "invalidated", "exit_coded", "not_found", "other_person", "failed"]
 OUTCOMES: tuple[Outcome, ...] = (
     "found",
     "deceased",
@@ -21,9 +21,12 @@ OUTCOMES: tuple[Outcome, ...] = (
     "invalidated",
     "exit_coded",
     "not_found",
+    "other_person",
     "failed",
 )
 """``found`` says nothing of details: a record may hold none."""
+UNSETTLED: frozenset[Outcome] = frozenset({"other_person", "failed"})
+"""Of these the next planning asks again: the service may be back, or the file's date of birth corrected."""
 
 _NOT_DEAD = frozenset({"U"})
 """DeathNotificationStatus: 1 informal, 2 formal, U removed (the patient isn't dead)."""
@@ -62,6 +65,8 @@ class Record:
     removals: Sequence[Period] = ()
     """When each removal from registration holds."""
     telecoms: Sequence[Telecom] = ()
+    born: str | None = None
+    """birthDate: a year, a month or a day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +84,14 @@ class Details:
 FAILED = Details("failed")
 
 
-def judge(asked: str, record: Record, now: datetime) -> Details:
-    """What a record says of the patient who was asked for as ``asked``, at ``now`` (aware)."""
+def judge(asked: str, record: Record, now: datetime, born: date | None = None) -> Details:
+    """What a record says of the patient who was asked for as ``asked``, at ``now`` (aware).
+
+    Nothing at all where it is of another date of birth than ``born``: a number that is a slip of the pen is mostly
+    somebody else's, whose details would get this patient's message.
+    """
+    if born is not None and record.born is not None and not born.isoformat().startswith(record.born):
+        return Details("other_person")
     current = record.nhs_number if record.nhs_number != asked else None
     if record.died is not None or set(record.death_notices) - _NOT_DEAD:
         return Details("deceased", current)

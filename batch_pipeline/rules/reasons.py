@@ -99,6 +99,12 @@ SUB_REASONS: tuple[SubReason, ...] = (
         "Check the NHS number in the record: PDS doesn't know it.",
     ),
     SubReason(
+        "other_person",
+        "unable_to_retrieve",
+        "NHS number of somebody else",
+        "Check the NHS number and the date of birth in the record: PDS has another date of birth for this number.",
+    ),
+    SubReason(
         "landline_only",
         "not_provided",
         "Only a landline is held",

@@ -153,6 +153,9 @@ def test_the_app_s_accounts_are_fetched_by_a_schedule_that_is_on_and_are_known_t
     assert isinstance(schedule, dg.ScheduleDefinition)
     assert (schedule.job_name, schedule.execution_timezone) == ("app_accounts", "Europe/London")
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+    # all days at once, as "Materialise all" asks for them, are one run for each practice
+    accounts = defs.resolve_asset_graph().get(dg.AssetKey("nhs_app_accounts"))
+    assert accounts.backfill_policy == dg.BackfillPolicy.single_run()
     policy = specs["nhs_app_accounts"].freshness_policy
     assert policy == dg.FreshnessPolicy.time_window(warn_window=timedelta(days=2), fail_window=timedelta(days=7))
 

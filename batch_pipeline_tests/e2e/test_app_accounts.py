@@ -6,7 +6,9 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 import pytest
 
+from batch_pipeline import definitions
 from batch_pipeline.defs import look_ups
+from batch_pipeline.defs.refusals import SENTENCE
 from batch_pipeline.errors import Refused
 from batch_pipeline.runner import Runner
 from batch_pipeline_tests.e2e.surgery import Surgery, T, by_email, by_sms
@@ -162,4 +164,29 @@ def test_a_faulty_workspace_stops_no_other(surgery: Surgery, notify: nhs.NhsNoti
 def test_another_day_than_today_cannot_be_materialised(surgery: Surgery, notify: nhs.NhsNotifyDouble) -> None:
     with surgery.dagster(), pytest.raises(Refused, match="present day only: fetch those of 2026-10-01"):
         Runner(surgery.home).look_up("app_accounts", PRACTICE, date(2026, 9, 1), T)
+    assert notify.asked["accounts"] == 0
+
+
+def test_all_days_at_once_are_one_run_for_each_practice_that_says_what_to_do(
+    surgery: Surgery, notify: nhs.NhsNotifyDouble
+) -> None:
+    """ "Materialise all" in the UI asks for every day there ever was; a run each would hold everything else up."""
+    with surgery.dagster() as instance:
+        instance.add_dynamic_partitions("ods_code", [PRACTICE])
+        job = definitions.defs().resolve_job_def("app_accounts")
+        ends = {"start": f"2026-09-01|{PRACTICE}", "end": f"2026-10-01|{PRACTICE}"}
+        ran = job.execute_in_process(
+            instance=instance,
+            tags={f"dagster/asset_partition_range_{end}": key for end, key in ends.items()},
+            run_config={"resources": {"clock": {"config": {"at": T.isoformat()}}}},
+            raise_on_error=False,
+        )
+        assert not ran.success
+        (failed,) = [event for event in ran.all_events if event.is_step_failure]
+        told = failed.step_failure_data.user_failure_data
+    assert told is not None
+    assert (
+        told.metadata[SENTENCE].value
+        == "NHS Notify tells the accounts of the present day only: fetch those of 2026-10-01"
+    )
     assert notify.asked["accounts"] == 0

@@ -4,18 +4,20 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from batch_pipeline.ledger import history, pds_answers
+from batch_pipeline.operations import pds_details
 from batch_pipeline.providers import pds as client
+from batch_pipeline.rules.demographics import Details
 from batch_pipeline_tests.e2e.surgery import PROGRAM, Person, Surgery, T, by_email, by_sms, mobile
 from batch_pipeline_tests.providers import pds_double as pds
-from batch_pipeline_tests.providers.nhs_notify_double import Fault
+from batch_pipeline_tests.providers.nhs_notify_double import Fault, Reply
 
 HAS_MOBILE, HAS_EMAIL, LANDLINE = by_sms(1), by_email(2), Person(3, mobile="020 7946 0018")
 MOBILE, EMAIL, NOTHING, DEAD, RESTRICTED, GONE, UNKNOWN, FAILS, RENUMBERED, TWICE = map(Person, range(11, 21))
@@ -210,6 +212,124 @@ def test_who_was_queued_under_a_number_keeps_it_in_that_batch(surgery: Surgery, 
     assert surgery.sent_once() == {"flu:2:primary", "flu:3:primary"}
 
 
+# ---- one planning after another, or beside it -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def looked_up(surgery: Surgery, service: pds.PdsDouble) -> Callable[..., dict[int, str]]:
+    """Looks the patients of a batch up, after a planning without PDS; gives what came of it, by ``Person.n``."""
+
+    def look_up(people: list[Person], at: datetime = T) -> dict[int, str]:
+        house = surgery.house
+        if not house.table("patients", "flu").exists():
+            surgery.done("submit", surgery.batch("flu", people), at=T)
+            uses_pds(surgery, service)
+        with house.duck() as con:
+            out, patients = surgery.root / "details", house.table("patients", "flu")
+            pds_details.look_up(house, con, house.submitted("flu"), patients, out, lambda: at)
+        return {people[row["line"] - 2].n: row["outcome"] for row in pq.read_table(out).to_pylist()}
+
+    return look_up
+
+
+ODD = [Person(n) for n in range(60, 60 + pds_details.GIVE_UP_AFTER)]
+
+
+@pytest.mark.slow
+def test_records_that_cannot_be_read_keep_nobody_else_from_being_looked_up(
+    looked_up: Callable[..., dict[int, str]], service: pds.PdsDouble
+) -> None:
+    service.records |= {each.nhs: pds.outcome(200, "TOO_MANY_MATCHES") for each in ODD}
+    assert looked_up([*ODD, MOBILE]) == {**{each.n: "failed" for each in ODD}, MOBILE.n: "found"}
+
+
+def test_patients_at_whom_the_service_fails_are_asked_for_after_all_others(
+    looked_up: Callable[..., dict[int, str]], service: pds.PdsDouble
+) -> None:
+    """Or those behind them were never asked for, however often it is tried again."""
+    service.records |= {each.nhs: Reply(500, b"") for each in ODD}
+    people = [*ODD, MOBILE, EMAIL]
+    assert set(looked_up(people).values()) == {"failed"}
+    assert looked_up(people) == {**{each.n: "failed" for each in ODD}, MOBILE.n: "found", EMAIL.n: "found"}
+
+
+@pytest.mark.slow
+def test_whom_another_planning_asks_for_meanwhile_is_not_asked_for_again(
+    surgery: Surgery, looked_up: Callable[..., dict[int, str]], service: pds.PdsDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people, asked = [HAS_MOBILE, MOBILE, EMAIL, RESTRICTED], list[str]()
+    looked = client.Pds.look_up
+
+    def look_up(self: client.Pds, number: str, *more: Any) -> Any:
+        asked.append(number)
+        if len(asked) == 1:  # the other one has all of them, while this one has begun with the first
+            looked_up(people)
+        return looked(self, number, *more)
+
+    looked_up(people, T - 30 * DAY)
+    monkeypatch.setattr(client.Pds, "look_up", look_up)
+    assert looked_up(people) == {MOBILE.n: "found", EMAIL.n: "found", RESTRICTED.n: "restricted"}
+    assert asked == [MOBILE.nhs, MOBILE.nhs, EMAIL.nhs, RESTRICTED.nhs]
+
+
+@pytest.mark.slow
+def test_beside_another_planning_that_is_just_before_it_one_goes_on_from_the_middle(
+    surgery: Surgery, looked_up: Callable[..., dict[int, str]], service: pds.PdsDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In step with one another both would ask for everybody."""
+    people, asked = [Person(n) for n in range(60, 65)], list[str]()
+
+    def look_up(_: client.Pds, number: str, *__: Any) -> Details:
+        asked.append(number)
+        if len(asked) == 1:
+            with surgery.house.ledger.write() as connection:
+                patient = surgery.house.hasher.hash(number)
+                pds_answers.keep(connection, "larkfield", patient, None, Details("found"), T)
+        return Details("found")
+
+    monkeypatch.setattr(client.Pds, "look_up", look_up)
+    assert set(looked_up(people).values()) == {"found"}
+    assert asked == [people[n].nhs for n in (0, 3, 4, 1, 2)]
+
+
+def test_a_number_that_is_somebody_elses_gets_no_details_and_is_told_of(
+    surgery: Surgery, service: pds.PdsDouble
+) -> None:
+    """Whoever has the number that the file names by mistake would get this patient's message."""
+    somebody = pds.record(MOBILE.nhs, pds.mobile("07700 900111"), birthDate="1951-02-03", deceasedDateTime="2020")
+    service.records[MOBILE.nhs] = somebody
+    spec = uses_pds(surgery, service).batch("flu", [HAS_MOBILE, MOBILE])
+    surgery.done("submit", spec, at=T)
+    assert reasons(surgery) == {3: ("unable_to_retrieve; not_provided", "NHS number of somebody else")}
+    with surgery.house.ledger.read() as connection:
+        assert history.marked(connection) == {}
+
+
+@pytest.mark.parametrize("told_of", ["old", pytest.param("new", marks=pytest.mark.slow)])
+def test_an_opt_out_after_the_approval_holds_under_either_number(
+    surgery: Surgery, service: pds.PdsDouble, told_of: str
+) -> None:
+    spec = uses_pds(surgery, service).batch("flu", [RENUMBERED, HAS_MOBILE])
+    surgery.done("submit", spec, at=T)
+    surgery.done("approve", "flu", "--by", "Dr Test", at=T)
+    surgery.opt_outs(RENUMBERED if told_of == "old" else Person(30))
+    surgery.done("dispatch", "flu", at=T)
+    assert surgery.sent_once() == {"flu:3:primary"}
+
+
+@pytest.mark.slow
+def test_an_opt_out_under_the_old_number_holds_at_the_fallback(surgery: Surgery, service: pds.PdsDouble) -> None:
+    people = [RENUMBERED, HAS_MOBILE]
+    spec = uses_pds(surgery, service).batch("flu", people)
+    surgery.app_users(Person(30), HAS_MOBILE)
+    for each in (Person(30), HAS_MOBILE):
+        surgery.fate(each, "nhs_app", "silent")
+    surgery.send(spec)
+    surgery.opt_outs(RENUMBERED)
+    surgery.done("sweep", at=T + 2 * DAY)
+    assert surgery.sent_once() == {"flu:2:primary", "flu:3:primary", "flu:3:fallback"}
+
+
 # ---- kill -9 --------------------------------------------------------------------------------------------------------
 
 MANY = [Person(n) for n in range(100, 220)]
@@ -240,4 +360,5 @@ def test_a_program_killed_while_it_looks_up_asks_at_most_one_patient_twice(
     assert min(asked) == 1
     surgery.status("flu", recipients={"email": 0, "nhs_app": 0, "sms": len(MANY)})
     with surgery.house.ledger.read() as connection:
-        assert len(pds_answers.fresh(connection, "larkfield", T)) == len(MANY)
+        patients = [surgery.house.hasher.hash(each.nhs) for each in MANY]
+        assert len(pds_answers.fresh(connection, "larkfield", patients, T)) == len(MANY)

@@ -53,8 +53,10 @@ def asked(world: Planned, message_type: str = "simple", **known: Any) -> list[in
     assert world.sorted
     con, said = connection(), facts(**known)
     wanted = gaps(con, world.files.patients, organisation=GP, message_type=message_type, facts=said, hasher=HASHER)
-    assert [number for _, number in wanted] == [world.patients[line]["nhs_number"] for line, _ in wanted]
-    return [line for line, _ in wanted]
+    lines = [line for line, *_ in wanted]
+    people = [world.patients[line] for line in lines]
+    assert wanted == [(each["line"], each["nhs_number"], each["date_of_birth"]) for each in people]
+    return lines
 
 
 def test_who_is_looked_up(cohort: Planned) -> None:

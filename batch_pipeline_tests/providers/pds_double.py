@@ -141,7 +141,8 @@ class PdsDouble(NhsNotifyDouble):
         found = self.records.get(number)
         if found is None:
             return outcome(404, "RESOURCE_NOT_FOUND")
-        return found if isinstance(found, Reply) else Reply(200, found)
+        mirrored = {"X-Request-Id": headers.get("X-Request-ID", "").upper()}
+        return found if isinstance(found, Reply) else Reply(200, found, mirrored)
 
     def _note(self, headers: Message, number: str) -> None:
         """An id is one look-up's; a look-up keeps its id, and says for whom it asks."""

@@ -956,6 +956,11 @@ def with_a_bad_number(page: Any) -> Any:
     return page
 
 
+def with_nobody(page: Any) -> Any:
+    page["data"]["attributes"]["accounts"] = []
+    return page
+
+
 def with_a_word_for_a_flag(page: Any) -> Any:
     page["data"]["attributes"]["accounts"][0]["notificationsEnabled"] = "yes"
     return page
@@ -975,6 +980,7 @@ def with_a_word_for_a_flag(page: Any) -> Any:
         (with_next("https://["), "can't be read"),
         (with_next(None), "page 1 of 3 leads no further"),
         (of_another_practice, "another practice"),
+        (with_nobody, "page 1 names nobody"),
         (with_a_bad_number, "something else"),
         (with_a_word_for_a_flag, "something else"),
     ],

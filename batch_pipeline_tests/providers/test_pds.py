@@ -1,14 +1,15 @@
 """PDS: what each of its answers means, and how a look-up is repeated."""
 
+import logging
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.providers.pds import LookUpFailed, Pds
+from batch_pipeline.providers.pds import LookUpFailed, Pds, ServiceFailed
 from batch_pipeline.providers.protocol import ProviderStopped
 from batch_pipeline.rules.demographics import Details
 from batch_pipeline_tests.ledger.given import nhs_number
@@ -142,6 +143,78 @@ def test_no_record_is_a_failure_without_a_retry(
     assert not [word for word in (ASH, "Green", "07700") if word in str(raised.value)]
 
 
+def test_an_answer_to_another_question_is_asked_for_again(double: pds.PdsDouble, service: Pds) -> None:
+    """It would be taken for what has superseded the number: one patient's message would go to another."""
+    anothers = Reply(200, pds.record(BAY, pds.mobile("07700 900002")), {"X-Request-Id": str(uuid.uuid4())})
+    double.plan("accounts", Fault(answer=anothers))
+    assert service.look_up(ASH, NOW) == FOUND
+    assert len(double.requests[ASH]) == 1
+
+
+@pytest.mark.parametrize(
+    ("born", "told", "found"),
+    [
+        (date(1980, 1, 31), "1980-01-31", "found"),
+        (date(1980, 1, 31), "1980-01", "found"),
+        (date(1980, 1, 31), "1980", "found"),
+        (date(1980, 1, 31), None, "found"),
+        (None, "1980-01-31", "found"),
+        (date(1980, 1, 31), "1980-01-13", "other_person"),
+        (date(1980, 1, 31), "1981", "other_person"),
+        (date(1980, 1, 31), "31/01/1980", "other_person"),
+    ],
+)
+@pytest.mark.parametrize("number", [ASH, BAY])
+def test_somebody_of_another_date_of_birth_is_somebody_else(
+    double: pds.PdsDouble, service: Pds, number: str, born: date | None, told: str | None, found: str
+) -> None:
+    double.records[ASH] = pds.record(number, pds.mobile("07700 900001"), birthDate=told)
+    details = service.look_up(ASH, NOW, born)
+    assert details.outcome == found
+    assert (details.mobile is None) == (found != "found")
+
+
+def test_no_log_of_whatever_level_names_a_patient(
+    double: pds.PdsDouble, service: Pds, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The number is in the address that is called, and httpx tells addresses."""
+    with caplog.at_level(logging.DEBUG):
+        service.look_up(ASH, NOW)
+    assert [record.name for record in caplog.records if ASH in record.getMessage()] == []
+
+
+def test_a_turn_that_was_long_in_coming_takes_no_time_from_the_call(double: pds.PdsDouble) -> None:
+    passed = 0.0
+
+    def pace() -> None:
+        nonlocal passed
+        passed += 3600
+
+    service = Pds(double.pds_account(), pace=pace, steady=lambda: passed, sleep=lambda _: None)
+    assert service.look_up(ASH, NOW) == FOUND
+    service.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "of_the_service"),
+    [
+        (Reply(500, b""), True),
+        (Reply(501, b""), True),
+        (Reply(200, b"<html>"), True),
+        (pds.outcome(429, "TOO_MANY_REQUESTS"), True),
+        (pds.outcome(200, "TOO_MANY_MATCHES"), False),
+        (Reply(200, {**RECORD, "id": "1"}), False),
+    ],
+)
+def test_a_failure_of_the_service_is_told_from_one_of_the_record(
+    double: pds.PdsDouble, service: Pds, answer: Reply, *, of_the_service: bool
+) -> None:
+    double.records[ASH] = answer
+    with pytest.raises(LookUpFailed) as raised:
+        service.look_up(ASH, NOW)
+    assert isinstance(raised.value, ServiceFailed) == of_the_service
+
+
 def test_a_refused_token_is_renewed_once(double: pds.PdsDouble, service: Pds) -> None:
     service.look_up(ASH, NOW)
     double.revoke_tokens()
@@ -188,6 +261,12 @@ def test_an_account_that_cannot_be_right_is_refused(double: pds.PdsDouble, chang
 def test_a_private_key_that_is_none_is_told_by_its_group(double: pds.PdsDouble) -> None:
     with pytest.raises(Refused, match="pds: the private key"):
         Pds(double.pds_account(private_key="none"), pace=lambda: None)
+
+
+def test_an_application_keeps_one_pace_however_its_address_is_written(double: pds.PdsDouble) -> None:
+    written = {double.pds_account(base_url=f"{double.host}{end}").application for end in ("", "/")}
+    assert len(written) == 1
+    assert double.pds_account(api_key="another").application not in written
 
 
 def test_an_account_shows_no_key(double: pds.PdsDouble) -> None:

@@ -21,7 +21,7 @@ def upgrade() -> None:
             "outcome",
             sa.Text(),
             nullable=False,
-            comment="found | deceased | restricted | invalidated | exit_coded | not_found | failed",
+            comment="found | deceased | restricted | invalidated | exit_coded | not_found | other_person | failed",
         ),
         sa.Column(
             "current_number",

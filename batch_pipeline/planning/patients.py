@@ -64,8 +64,12 @@ def sort_lines(
 
 
 def _used_phone_fields(con: duckdb.DuckDBPyConnection, cohort: Path) -> list[str]:
-    given = con.sql(f"SELECT {', '.join(f'count({f})' for f in PHONE_FIELDS)} FROM {scan(cohort)}").fetchall()[0]
-    return [field for field, n in zip(PHONE_FIELDS, given, strict=True) if n]
+    # One filled cell is enough to know, and DuckDB stops at it.
+    return [
+        field
+        for field in PHONE_FIELDS
+        if con.sql(f"SELECT true FROM {scan(cohort)} WHERE {field} IS NOT NULL LIMIT 1").fetchall()
+    ]
 
 
 def _mend(con: duckdb.DuckDBPyConnection, cohort: Path, used: list[str]) -> None:
@@ -123,7 +127,7 @@ def _phones_of_a_line(used: list[str]) -> str:
 
 
 def _settle(con: duckdb.DuckDBPyConnection, used: list[str]) -> None:
-    """``settled``: the mended lines, each with the one email and the one phone that it comes to."""
+    """``answered_emails`` and ``answered_phones``: what the rules say of the lines that they had to be asked about."""
     _ask(con, "emails", ["email"], emails.fast_sql, emails.classify)
     _ask(con, "phones", used, phones.fast_sql, phones.classify)
     con.execute("""
@@ -131,17 +135,20 @@ def _settle(con: duckdb.DuckDBPyConnection, used: list[str]) -> None:
         SELECT line, unnest(answer) FROM mended JOIN asked_emails ON raw = asked_email
     """)
     con.execute(f"CREATE TEMP TABLE answered_phones AS {_answered_phones(used)}")
-    con.execute("""
-        CREATE TEMP VIEW settled AS
+
+
+def _settled(mended: str = "mended") -> str:
+    """The FROM-term of mended lines, each with the one email and the one phone that it comes to."""
+    return f"""(
         SELECT m.* EXCLUDE (plain_email, plain_mobile, plain_mobile_mended),
             coalesce(m.plain_email, e.address) AS email,
             CASE WHEN m.plain_email IS NOT NULL THEN 'good' ELSE coalesce(e.kind, 'none') END AS email_kind,
-            e.detail AS email_detail, coalesce(e.mended, false) AS email_mended,
+            e.detail AS email_detail,
             coalesce(p.e164, m.plain_mobile) AS mobile,
             coalesce(p.kind, CASE WHEN m.plain_mobile IS NOT NULL THEN 'mobile' ELSE 'none' END) AS phone_kind,
-            p.detail AS phone_detail, coalesce(p.mended, m.plain_mobile_mended) AS phone_mended
-        FROM mended m LEFT JOIN answered_emails e USING (line) LEFT JOIN answered_phones p USING (line)
-    """)
+            p.detail AS phone_detail
+        FROM {mended} m LEFT JOIN answered_emails e USING (line) LEFT JOIN answered_phones p USING (line)
+    )"""
 
 
 def _ask(
@@ -223,9 +230,12 @@ def _find_duplicates(con: duckdb.DuckDBPyConnection) -> None:
     """
     # Few lines are a patient's second: what they say of whom is only asked about those.
     con.execute("""
+        CREATE TEMP TABLE sharing AS
+        FROM mended WHERE nhs_number IN (SELECT nhs_number FROM mended GROUP BY nhs_number HAVING count(*) > 1)
+    """)
+    con.execute(f"""
         CREATE TEMP TABLE shared AS
-        SELECT s.*, r.line IS NULL AS valid FROM settled s LEFT JOIN rejected r USING (line)
-        WHERE nhs_number IN (SELECT nhs_number FROM mended GROUP BY nhs_number HAVING count(*) > 1)
+        SELECT s.*, r.line IS NULL AS valid FROM {_settled("sharing")} s LEFT JOIN rejected r USING (line)
     """)
     con.execute("""
         CREATE TEMP TABLE repeated AS
@@ -258,7 +268,7 @@ def _write(con: duckdb.DuckDBPyConnection, cohort: Path, files: PatientFiles, to
             m.date_of_birth, m.email, m.email_kind, m.email_detail, m.mobile, m.phone_kind, m.phone_detail,
             m.deceased OR coalesce(r.deceased, false) AS deceased,
             CASE WHEN r.kept_line IS NULL THEN m.deceased_detail ELSE r.deceased_detail END AS deceased_detail
-        FROM settled m
+        FROM {_settled()} m
         LEFT JOIN repeated r ON r.kept_line = m.line
         ANTI JOIN rejected ON rejected.line = m.line
         ANTI JOIN duplicated ON duplicated.line = m.line
@@ -284,10 +294,13 @@ def _write(con: duckdb.DuckDBPyConnection, cohort: Path, files: PatientFiles, to
 
 
 def _count(con: duckdb.DuckDBPyConnection, files: PatientFiles) -> Sorted:
-    lines, mended_numbers, mended_phones, mended_emails = con.sql("""
-        SELECT count(*), count(*) FILTER (nhs_number_mended AND strlen(nhs_number) = 10),
-            count(*) FILTER (phone_mended), count(*) FILTER (email_mended)
-        FROM settled
+    lines, mended_numbers = con.sql("""
+        SELECT count(*), count(*) FILTER (nhs_number_mended AND strlen(nhs_number) = 10) FROM mended
+    """).fetchall()[0]
+    mended_emails, mended_phones = con.sql("""
+        SELECT (SELECT count(*) FROM answered_emails WHERE mended),
+            (SELECT count(*) FROM answered_phones WHERE mended)
+                + (SELECT count(*) FROM mended ANTI JOIN answered_phones USING (line) WHERE plain_mobile_mended)
     """).fetchall()[0]
     patients, bad_emails, unusable = con.sql(f"""
         SELECT count(*), count(*) FILTER (email_kind = 'bad'), count(*) FILTER (phone_kind NOT IN ('none', 'mobile'))

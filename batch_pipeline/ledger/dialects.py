@@ -129,8 +129,12 @@ def queue_for(connection: sa.Connection, name: str, *, shared: bool) -> None:
     number more share a row that somebody waits for. Locks of this kind it gives in the order of asking.
     """
     if connection.dialect.name == "postgresql":
-        lock = sa.func.pg_advisory_xact_lock_shared if shared else sa.func.pg_advisory_xact_lock
-        connection.execute(sa.select(lock(sa.func.hashtextextended(name, 0))))
+        connection.execute(_QUEUE_SHARED if shared else _QUEUE_ALONE, {"queue": name})
+
+
+_QUEUE = sa.func.hashtextextended(sa.bindparam("queue", type_=sa.Text()), 0)
+_QUEUE_SHARED = sa.select(sa.func.pg_advisory_xact_lock_shared(_QUEUE))
+_QUEUE_ALONE = sa.select(sa.func.pg_advisory_xact_lock(_QUEUE))
 
 
 def refresh_statistics(connection: sa.Connection, table: sa.Table) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -68,7 +69,7 @@ class Crowd:
             for number, work in enumerate(works, start=1):
                 asked.append(pool.submit(together.write, work))
                 while len(together._together._gathered) < number:
-                    pass
+                    time.sleep(0.001)
             self.ledger.writes = 0
             opened.set()
         return asked

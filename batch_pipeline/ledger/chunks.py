@@ -10,12 +10,21 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from itertools import accumulate
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple, cast
 
 import sqlalchemy as sa
 
 from batch_pipeline.ledger import controls
-from batch_pipeline.ledger.dialects import lock_in_order, octets, one_of, one_of_texts, queue_for, smaller
+from batch_pipeline.ledger.dialects import (
+    lock_in_order,
+    octets,
+    one_of,
+    one_of_given,
+    one_of_texts,
+    queue_for,
+    smaller,
+)
 from batch_pipeline.ledger.tables import UNSENT, Instant, attempts, batches, chunks
 
 Outcome = Literal["accepted", "unconfirmed", "returned"]
@@ -72,9 +81,18 @@ class Message(NamedTuple):
     address: str
     text: str
     subject: str | None
+    line: int
+    patient: str
 
 
-# Statements of which a chunk of one message needs nine are made once: to make them takes longer than to run them.
+class Claimed(NamedTuple):
+    """A new chunk, and its messages in the order of ``messages``."""
+
+    chunk: Chunk
+    messages: list[Message]
+
+
+# Statements that each chunk needs are made once: for a chunk of one message, to make them takes longer than to run them.
 
 _FACTS = (
     batches.c.applied_plan,
@@ -117,6 +135,10 @@ def _token() -> str:
     return secrets.token_hex(4)
 
 
+def _columns(fields: type[NamedTuple]) -> list[sa.Column[Any]]:
+    return [attempts.c[name] for name in fields._fields]
+
+
 def claim(  # noqa: PLR0913 - a claim is made of this much
     connection: sa.Connection,
     batch: str,
@@ -131,7 +153,7 @@ def claim(  # noqa: PLR0913 - a claim is made of this much
     now: datetime,
     room: Room | None = None,
     token: Callable[[], str] = _token,
-) -> Chunk | None:
+) -> Claimed | None:
     """Puts up to ``limit`` unsent messages, as far as there is ``room``, into a new chunk, held under fence 1.
 
     At least one, however long it is; ``None`` when there are none. ``number`` is for people who look at a reference;
@@ -150,10 +172,22 @@ def claim(  # noqa: PLR0913 - a claim is made of this much
     chunk = Chunk(reference, batch, step, channel, provider, len(ids), 1, lease_until, now)
     row = {"reference": reference, "batch": batch, "step": step, "channel": channel, "provider": provider}
     held = {"messages": len(ids), "owner": owner, "fence": 1, "lease_until": lease_until, "claimed_at": now}
-    connection.execute(sa.insert(chunks), row | held)
-    these = one_of(connection, attempts.c.id, ids)
-    connection.execute(sa.update(attempts).where(these).values(chunk=reference, begun_at=now))
-    return chunk
+    connection.execute(_INSERT, row | held)
+    given = {"these": ids, "into": reference, "at": now}
+    # In whatever order it comes upon them.
+    taken = sorted(connection.execute(_take(connection.dialect.name), given).all(), key=itemgetter(0))
+    return Claimed(chunk, [Message(*row[1:]) for row in taken])
+
+
+_INSERT = sa.insert(chunks)
+
+
+@cache
+def _take(dialect: str) -> sa.Executable:
+    these = one_of_given(dialect, attempts.c.id, "these")
+    taking = sa.update(attempts).where(these)
+    taking = taking.values(chunk=sa.bindparam("into"), begun_at=sa.bindparam("at", type_=Instant()))
+    return taking.returning(attempts.c.id, *_columns(Message))
 
 
 @cache
@@ -292,11 +326,8 @@ def standing(connection: sa.Connection, chunk: Chunk) -> Sendable | None:
     return None if row is None else _sendable(row)
 
 
-_MESSAGES = (
-    sa.select(*(attempts.c[name] for name in Message._fields))
-    .where(attempts.c.chunk == sa.bindparam("of_chunk"))
-    .order_by(attempts.c.id)
-)
+_MESSAGES = sa.select(*_columns(Message)).where(attempts.c.chunk == sa.bindparam("of_chunk")).order_by(attempts.c.id)
+_MINE = sa.select(attempts.c.id).where(attempts.c.chunk == sa.bindparam("of_chunk"))
 _UNANSWERED = _MESSAGES.where(attempts.c.accepted_at.is_(None), attempts.c.failed_at.is_(None))
 
 
@@ -420,7 +451,7 @@ def _close(connection: sa.Connection, chunk: Chunk, outcome: Outcome, now: datet
 
 def _lock_messages(connection: sa.Connection, chunk: Chunk) -> None:
     """As whoever folds receipts does: else each could wait for a row that the other has."""
-    lock_in_order(connection, attempts, sa.select(attempts.c.id).where(attempts.c.chunk == chunk.reference))
+    lock_in_order(connection, attempts, _MINE, {"of_chunk": chunk.reference})
 
 
 def count_begun(connection: sa.Connection, batch: str, step: str) -> int:

@@ -1,7 +1,6 @@
 """The few statements that SQLite and PostgreSQL spell differently. The one place that asks which it is."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -80,13 +79,26 @@ def one_of_texts(
     return _one_of(connection, column, texts, sa.Text())
 
 
+def one_of_given(dialect: str, column: sa.ColumnElement[int], name: str) -> sa.ColumnElement[bool]:
+    """The same in a statement that is made once for a dialect: it is run with the numbers under a name."""
+    return _is_in(dialect, column, sa.bindparam(name, type_=_type_of_many(dialect, sa.BigInteger())))
+
+
 def _one_of(
     connection: sa.Connection, column: sa.ColumnElement[Any], values: Sequence[Any], kind: sa.types.TypeEngine[Any]
 ) -> sa.ColumnElement[bool]:
-    if connection.dialect.name == "sqlite":
-        given = sa.func.json_each(json.dumps(list(values))).table_valued("value")
-        return column.in_(sa.select(given.c.value))
-    return column == sa.any_(sa.literal(list(values), postgresql.ARRAY(kind)))
+    dialect = connection.dialect.name
+    return _is_in(dialect, column, sa.literal(list(values), _type_of_many(dialect, kind)))
+
+
+def _is_in(dialect: str, column: sa.ColumnElement[Any], many: sa.BindParameter[Any]) -> sa.ColumnElement[bool]:
+    if dialect == "sqlite":
+        return column.in_(sa.select(sa.func.json_each(many).table_valued("value").c.value))
+    return column == sa.any_(many)
+
+
+def _type_of_many(dialect: str, kind: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:
+    return sa.JSON() if dialect == "sqlite" else postgresql.ARRAY(kind)
 
 
 def unindexed(column: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
@@ -98,14 +110,16 @@ def unindexed(column: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
     return column.concat("")
 
 
-def lock_in_order(connection: sa.Connection, table: sa.Table, query: sa.Select[Any]) -> None:
+def lock_in_order(
+    connection: sa.Connection, table: sa.Table, query: sa.Select[Any], given: Mapping[str, Any] | None = None
+) -> None:
     """Locks the rows of a table that a query finds, by their id, for who is about to change many of them.
 
     An update locks its rows as it comes upon them: on PostgreSQL two that go through the same ones in different orders
     wait for each other, and one fails. On SQLite the one writer has them all.
     """
     if connection.dialect.name == "postgresql":
-        connection.execute(query.order_by(table.c.id).with_for_update(of=table))
+        connection.execute(query.order_by(table.c.id).with_for_update(of=table), given)
 
 
 def queue_for(connection: sa.Connection, name: str, *, shared: bool) -> None:
@@ -115,8 +129,12 @@ def queue_for(connection: sa.Connection, name: str, *, shared: bool) -> None:
     number more share a row that somebody waits for. Locks of this kind it gives in the order of asking.
     """
     if connection.dialect.name == "postgresql":
-        lock = sa.func.pg_advisory_xact_lock_shared if shared else sa.func.pg_advisory_xact_lock
-        connection.execute(sa.select(lock(sa.func.hashtextextended(name, 0))))
+        connection.execute(_QUEUE_SHARED if shared else _QUEUE_ALONE, {"queue": name})
+
+
+_QUEUE = sa.func.hashtextextended(sa.bindparam("queue", type_=sa.Text()), 0)
+_QUEUE_SHARED = sa.select(sa.func.pg_advisory_xact_lock_shared(_QUEUE))
+_QUEUE_ALONE = sa.select(sa.func.pg_advisory_xact_lock(_QUEUE))
 
 
 def refresh_statistics(connection: sa.Connection, table: sa.Table) -> None:

@@ -25,13 +25,15 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+from batch_pipeline.ledger.grouping import Grouped
 
 Kind = Literal["posted", "returned", "not_sent"]
 
@@ -130,6 +132,7 @@ class Journal:
     def __init__(self, folder: Path, wall: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.folder = folder
         self.wall = wall
+        self._write = Grouped(self._write_together)
         self._lock = threading.Lock()
         self._open: int | None = None
         self._opened_as: tuple[date, int] | None = None
@@ -138,15 +141,20 @@ class Journal:
 
     def append(self, entry: Entry) -> None:
         """Writes a line; it is on disk when this returns. ``OSError`` when it can't be: then it may be there or not."""
-        line = _line(entry)
+        self._write(_line(entry))
+
+    def _write_together(self, lines: Sequence[bytes]) -> int:
+        """Lines of several threads, with one sync."""
+        whole = b"".join(lines)
         with self._lock:
             try:
                 descriptor = self._file_of_today()
-                _write_whole(descriptor, line)
+                _write_whole(descriptor, whole)
                 os.fsync(descriptor)
             except OSError:
-                self._close()  # what it wrote of the line is found when the file is opened again
+                self._close()  # what it wrote of a line is found when the file is opened again
                 raise
+        return len(lines)
 
     def close(self) -> None:
         """Gives up the file; another process may write on in it."""

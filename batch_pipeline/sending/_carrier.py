@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from typing import Any, cast
 
@@ -178,11 +178,11 @@ class Carrier:
         """
         again_whole = self.provider.recovery is Recovery.DEDUPLICATES
         if self.run.before_post is not None:  # which may take its time: the lease is looked at after it
-            self.run.before_post(held.chunk)
+            self.run.before_post(held.chunk, held.fresh)
         with self.run.ledger.read() as connection:
-            rows = chunks.messages(connection, held.chunk, unanswered=not again_whole)
+            rows = held.fresh or chunks.messages(connection, held.chunk, unanswered=not again_whole)
             state = chunks.standing(connection, held.chunk)
-        messages = [OutgoingMessage(*row) for row in cast(list[Any], rows)]
+        messages = [OutgoingMessage(*row[: len(fields(OutgoingMessage))]) for row in cast(list[Any], rows)]
         if posted and messages and self.provider.recovery is Recovery.CAN_BE_ASKED:
             there = self.provider.held([message.reference for message in messages])
             self._record_part(held, there)
@@ -219,8 +219,8 @@ class Carrier:
             return held
         asks = posted and self.provider.recovery is Recovery.CAN_BE_ASKED
         calls = (held.chunk.messages if limits.one_by_one else 1) * (2 if asks else 1)
-        with self.run.write() as connection:
-            left = paces.book(connection, self._account, calls, limits.per_minute, self.run.wall())
+        per_minute = limits.per_minute
+        left = self.run.write(lambda con: paces.book(con, self._account, calls, per_minute, self.run.wall()))
         while left:
             some = min(left, LONGEST_PAUSE)
             held = self._wait(held, some, posted=posted)
@@ -231,9 +231,8 @@ class Carrier:
         """Tells all who post to the account that its provider wants to be left alone."""
         limits = self.provider.limits
         if limits.per_minute is not None and unfinished.retry_after:
-            with self.run.write() as connection:
-                until = self.run.wall() + min(unfinished.retry_after, LONGEST_PAUSE)
-                paces.hold_back(connection, self._account, until)
+            pause = min(unfinished.retry_after, LONGEST_PAUSE)
+            self.run.write(lambda connection: paces.hold_back(connection, self._account, self.run.wall() + pause))
 
     @property
     def _account(self) -> str:
@@ -254,12 +253,14 @@ class Carrier:
         return held if posted else self._renew(held, timedelta(0), waiting=False)
 
     def _renew(self, held: Held, pause: timedelta, *, waiting: bool) -> Held:
-        with self.run.write() as connection:
+        def renew(connection: sa.Connection) -> Held:
             lease_until, steady_until = self.run.lease(self.provider.limits, pause)
             renewed = chunks.renew(connection, held.chunk, lease_until, waiting=waiting)
-        if renewed is None:
-            raise _LeaseLost
-        return replace(held, chunk=renewed, steady_until=steady_until)
+            if renewed is None:
+                raise _LeaseLost
+            return replace(held, chunk=renewed, steady_until=steady_until, fresh=None)
+
+        return self.run.write(renew)
 
     def _pause(self, unfinished: Unfinished, attempt: int) -> timedelta:
         """Doubling, and never the same for two processes. What may yet be carried out is given a whole time-out."""
@@ -278,25 +279,28 @@ class Carrier:
             self.run.count(held, told)
         except BaseException:
             if following is not None:  # nobody else knows that it was never posted
-                with self.run.write() as connection:
-                    chunks.give_back(connection, following.chunk, (), self.run.now())
+                chunk = following.chunk
+                self.run.write(lambda connection: chunks.give_back(connection, chunk, (), self.run.now()))
             raise
         return following
 
     def _settle_and_claim(self, held: Held, answer: Answer) -> tuple[Told | None, Held | None]:
-        with self.run.write() as connection:
+        def settle_and_claim(connection: sa.Connection) -> tuple[Told | None, Held | None]:
             # First: whoever cancels locks the batch before its messages, and so does this.
             state = chunks.sendable(connection, self.run.batch, lock=True)
             told = chunks.settle(connection, held.chunk, _pairs(answer.refused), self.run.now())
             return told, None if told is None else self.claims_next(connection, state, held.chunk.channel)
+
+        return self.run.write(settle_and_claim)
 
     def _settle_at_last(self, held: Held, answer: Answer) -> Told | None:
         """Records an answer after the ledger failed to: what is known must not be lost to a server that starts again."""
         for left in reversed(range(TRIES)):
             self.run.sleep(_SETTLE_AGAIN)
             try:
-                with self.run.write() as connection:
-                    return chunks.settle(connection, held.chunk, _pairs(answer.refused), self.run.now())
+                return self.run.write(
+                    lambda connection: chunks.settle(connection, held.chunk, _pairs(answer.refused), self.run.now())
+                )
             except (Refused, SQLAlchemyError):
                 if not left or self.run.steady() > held.steady_until:
                     raise
@@ -308,20 +312,22 @@ class Carrier:
             self._record_part(held, unfinished.accepted, unfinished.refused)
 
     def _record_part(self, held: Held, accepted: Iterable[str], refused: Iterable[RefusedMessage] = ()) -> None:
-        with self.run.write() as connection:
+        def record(connection: sa.Connection) -> None:
             if not chunks.record_part(connection, held.chunk, accepted, _pairs(refused), self.run.now()):
                 raise _LeaseLost
 
+        self.run.write(record)
+
     def _leave_unconfirmed(self, held: Held) -> None:
-        with self.run.write() as connection:
-            told = chunks.leave_unconfirmed(connection, held.chunk, self.run.now())
+        told = self.run.write(lambda connection: chunks.leave_unconfirmed(connection, held.chunk, self.run.now()))
         self.run.count(held, told)
 
     def _give_back(self, held: Held, refused: Sequence[RefusedMessage]) -> None:
         if self.run.before_return is not None:
             self.run.before_return(held.chunk)
-        with self.run.write() as connection:
-            told = chunks.give_back(connection, held.chunk, _pairs(refused), self.run.now())
+        told = self.run.write(
+            lambda connection: chunks.give_back(connection, held.chunk, _pairs(refused), self.run.now())
+        )
         self.run.count(held, told)
 
     def _stop(self, held: Held, reason: str, *, give_back: bool) -> None:
@@ -334,8 +340,7 @@ class Carrier:
         if give_back:
             self._give_back(held, ())
             return
-        with self.run.write() as connection:
-            chunks.renew(connection, held.chunk, self.run.wall())
+        self.run.write(lambda connection: chunks.renew(connection, held.chunk, self.run.wall()))
 
 
 def _pairs(refused: Iterable[RefusedMessage]) -> list[tuple[str, str]]:

@@ -2,16 +2,19 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import sqlalchemy as sa
 
-from batch_pipeline.ledger.chunks import Chunk, Told
+from batch_pipeline.ledger.chunks import Chunk, Message, Told
 from batch_pipeline.ledger.engine import Ledger
+from batch_pipeline.ledger.together import WritesTogether
 from batch_pipeline.providers.protocol import Limits
+
+Written = TypeVar("Written")
 
 LEASE = 10
 """Time-outs that a lease lasts."""
@@ -45,6 +48,8 @@ class Held:
     taken_over: bool
     posted: bool = False
     """Whether it may have been posted by whom it was taken from."""
+    fresh: Sequence[Message] | None = None
+    """Its messages, until something may have become of them since the claim."""
 
 
 @dataclass(slots=True)
@@ -61,7 +66,7 @@ class Run:
     sleeps: Callable[[float], None] | None = None
     on_progress: Callable[[int, int], None] | None = None
     after_chunk: Callable[[], object] | None = None
-    before_post: Callable[[Chunk], object] | None = None
+    before_post: Callable[[Chunk, Sequence[Message] | None], object] | None = None
     before_return: Callable[[Chunk], object] | None = None
 
     done: Dispatched = field(default_factory=Dispatched)
@@ -81,14 +86,14 @@ class Run:
     ending: threading.Event = field(default_factory=threading.Event)
     """Set when a worker failed: the others begin nothing more."""
     _tally: threading.Lock = field(default_factory=threading.Lock)
-    _writing: threading.Lock = field(default_factory=threading.Lock)
+    _writer: WritesTogether = field(init=False)
 
-    @contextmanager
-    def write(self) -> Generator[sa.Connection]:
-        """A writing transaction. On SQLite one worker writes at a time, and the others don't wait by polling."""
-        queue = self._writing if self.ledger.dialect == "sqlite" else nullcontext()
-        with queue, self.ledger.write() as connection:
-            yield connection
+    def __post_init__(self) -> None:
+        self._writer = WritesTogether(self.ledger, self.steady)
+
+    def write(self, work: Callable[[sa.Connection], Written]) -> Written:
+        """Does it in a writing transaction, which workers that write at the same time may share: ``WritesTogether``."""
+        return self._writer.write(work)
 
     def sleep(self, pause: timedelta) -> None:
         """Waits; not for long if the run is about to end."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 import sqlalchemy as sa
 
@@ -123,10 +124,12 @@ class Worker:
         return max(self.provider.limits.timeout / 10, min(soonest, _LONGEST_LOOK_AWAY))
 
     def _take_over(self, chunk: Chunk) -> Held | None:
-        with self.run.write() as connection:
+        def take(connection: sa.Connection) -> Held | None:
             lease_until, steady_until = self.run.lease(self.provider.limits)
             taken = chunks.take_over(connection, chunk, self.run.owner, lease_until)
-        return None if taken is None else Held(taken, steady_until, taken_over=True, posted=not chunk.waiting)
+            return None if taken is None else Held(taken, steady_until, taken_over=True, posted=not chunk.waiting)
+
+        return self.run.write(take)
 
     # New chunks --------------------------------------------------------------------------------------------------
 
@@ -134,13 +137,15 @@ class Worker:
         while self.unsent:
             channel = self.unsent[0]
             if channel not in self.run.stopped:
-                with self.run.write() as connection:
-                    state = chunks.sendable(connection, self.run.batch, lock=True)
-                    held = self._claim(connection, state, channel)
+                held = self.run.write(partial(self._claim_first, channel=channel))
                 if held is not None:
                     return held
             self.unsent.pop(0)
         return None
+
+    def _claim_first(self, connection: sa.Connection, channel: Channel) -> Held | None:
+        state = chunks.sendable(connection, self.run.batch, lock=True)
+        return self._claim(connection, state, channel)
 
     def _claim_next_in(self, connection: sa.Connection, state: Sendable, channel: str) -> Held | None:
         """The next chunk of a channel, in the transaction that records the last; ``None`` if it is time to look around."""
@@ -155,7 +160,7 @@ class Worker:
         if channel not in run.numbers:
             run.numbers[channel] = chunks.count(connection, run.batch, run.step, channel)
         lease_until, steady_until = run.lease(limits)
-        chunk = chunks.claim(
+        claimed = chunks.claim(
             connection,
             run.batch,
             run.step,
@@ -168,7 +173,7 @@ class Worker:
             now=run.now(),
             room=None if limits.bytes is None else Room(limits.bytes, limits.envelope),
         )
-        if chunk is None:
+        if claimed is None:
             return None
         run.numbers[channel] += 1
-        return Held(chunk, steady_until, taken_over=False)
+        return Held(claimed.chunk, steady_until, taken_over=False, fresh=claimed.messages)

@@ -19,8 +19,9 @@ The rules that keep two processes from posting one chunk at the same time:
 
 A provider's messages are sent by as many workers at once as it takes calls (``Limits.at_once``), each in a thread of
 its own, and each provider's by workers of its own: one that has to wait holds nobody else up. To one another they are
-like processes, but that they don't watch each other's chunks, write to SQLite in turn, and share what they learn of a
-channel: that it stopped, and how much a call of it may hold.
+like processes, but that they don't watch each other's chunks, write to SQLite with one commit for all that wait to
+(``batch_pipeline.ledger.together``), and share what they learn of a channel: that it stopped, and how much a call of it
+may hold.
 """
 
 import threading
@@ -34,7 +35,7 @@ from typing import Literal
 from batch_pipeline.clocks import seconds_since_boot
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import batches, chunks, controls
-from batch_pipeline.ledger.chunks import Chunk
+from batch_pipeline.ledger.chunks import Chunk, Message
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.providers.protocol import Channel, Provider
 from batch_pipeline.sending._run import Dispatched, Run
@@ -58,7 +59,7 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
     sleep: Callable[[float], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     after_chunk: Callable[[], object] | None = None,
-    before_post: Callable[[Chunk], object] | None = None,
+    before_post: Callable[[Chunk, Sequence[Message] | None], object] | None = None,
     before_return: Callable[[Chunk], object] | None = None,
 ) -> Dispatched:
     """Sends every unsent message of a batch's step, and finishes the chunks that others left open.
@@ -78,8 +79,9 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
         sleep: waits that many seconds; none: by the real clock.
         on_progress: told (messages answered, messages in all) now and then.
         after_chunk: called each time a chunk's answer is on disk, once at a time; it may pause the batch.
-        before_post: called before each call for a chunk, under its lease, by the thread that posts it. What it raises
-            keeps the chunk from being posted; ``ProviderStopped`` ends the channel.
+        before_post: called before each call for a chunk, under its lease, by the thread that posts it; with the chunk's
+            messages, where they are at hand. What it raises keeps the chunk from being posted; ``ProviderStopped`` ends
+            the channel.
         before_return: called, by the same thread, before messages of a chunk that was surely not taken are unsent again,
             or wait to be posted again.
 

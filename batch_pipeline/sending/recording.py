@@ -1,7 +1,7 @@
 """What the dispatcher tells the claims journal: each chunk before it is posted, and before it is given back."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import chunks, restored
-from batch_pipeline.ledger.chunks import Chunk
+from batch_pipeline.ledger.chunks import Chunk, Message
 from batch_pipeline.ledger.dialects import one_of_texts
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.journal import Entry, Journal, Kind, Noted, body_of
@@ -37,18 +37,23 @@ class Recorder:
     def __post_init__(self) -> None:
         self.watch = restored.Watch(self.ledger, self.journal)
 
-    def before_post(self, chunk: Chunk) -> None:
+    def before_post(self, chunk: Chunk, messages: Sequence[Message] | None) -> None:
         """On disk when this returns; ``ProviderStopped`` when it can't be, and then the chunk isn't to be posted.
 
         Nor is it where the ledger has lost a chunk meanwhile, this dispatch's or another's: then it went back, and this
-        may be messages of that. A call made again for the same chunk isn't told of again.
+        may be messages of that. ``messages``: all of its, where they needn't be looked up. A call made again for the
+        same chunk isn't told of again.
         """
         if getattr(self._local, "noted", None) == (chunk.reference, chunk.fence):
             return
         self._local.noted = self._local.doubtful = None
         try:
             self._require_whole()
-            self._append("posted", chunk, _MESSAGES)
+            if messages is None:
+                self._append("posted", chunk, _MESSAGES)
+            else:
+                told = [Noted(message.line, message.patient, message.reference) for message in messages]
+                _write(self.journal, self.watch.writer, "posted", chunk, told)
         except OSError as error:
             self._local.doubtful = (chunk.reference, chunk.fence)
             raise ProviderStopped(_unwritable(self.journal, error)) from None

@@ -72,3 +72,19 @@ def test_a_batch_is_locked_only_for_a_claim(*, lock: bool) -> None:
     chunks.sendable(connection, BATCH, lock=lock)
     query, _ = connection.execute.call_args.args
     assert ("FOR SHARE" in str(query.compile(dialect=postgresql.dialect()))) == lock
+
+
+@pytest.mark.parametrize(
+    ("room", "lines"), [(None, [9, 8, 7, 6, 5]), (chunks.Room(500, envelope=100), [9, 8, 7])], ids=["any", "little"]
+)
+def test_a_claim_brings_its_messages_as_they_are_read_later(
+    ledger: Ledger, room: chunks.Room | None, lines: list[int]
+) -> None:
+    queue(ledger, [Recipient(line, "email", text=f"Dear patient {line}") for line in range(9, 2, -1)])
+    claim: dict[str, Any] = {"provider": "simulator", "number": 1, "owner": "x", "lease_until": NOW, "now": NOW}
+    with ledger.write() as connection:
+        claimed = chunks.claim(connection, BATCH, "primary", "email", limit=5, room=room, **claim)
+    assert claimed is not None
+    assert [message.line for message in claimed.messages] == lines
+    with ledger.read() as connection:
+        assert claimed.messages == chunks.messages(connection, claimed.chunk)

@@ -299,7 +299,7 @@ def test_what_is_open_of_a_cancelled_batch_is_still_finished(ledger: Ledger) -> 
     with ledger.read() as connection:
         assert due.ready_to_send(connection) == [BATCH]
     with ledger.write() as connection:
-        chunks.settle(connection, claimed, [], NOW)
+        chunks.settle(connection, claimed.chunk, [], NOW)
     with ledger.read() as connection:
         assert due.ready_to_send(connection) == []
     assert _figures(ledger) == {"awaiting": 1, "cancelled": 1}

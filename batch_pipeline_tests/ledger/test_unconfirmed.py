@@ -67,7 +67,7 @@ def _claim(ledger: Ledger, limit: int = 10) -> chunks.Chunk:
             now=LATER,
         )
     assert claimed is not None
-    return claimed
+    return claimed.chunk
 
 
 def _store(ledger: Ledger, line: int, kind: Any) -> None:

@@ -893,7 +893,7 @@ def _claim(world: World) -> chunks.Chunk:
             now=NOW,
         )
     assert held is not None
-    return held
+    return held.chunk
 
 
 def test_a_fence_lets_only_the_last_holder_write(world: World) -> None:

@@ -184,14 +184,14 @@ def test_a_ledger_that_has_lost_another_dispatchs_chunk_ends_it_too(folder: Path
     mine, others = world.journal_of_claims(), world.journal_of_claims()
     recorder, other = recording.Recorder(world.ledger, mine), recording.Recorder(world.ledger, others)
     chunk = claimed(world)
-    other.before_post(replace(claimed(world), reference="lost"))
+    other.before_post(replace(claimed(world), reference="lost"), None)
     for _ in range(2):
         with pytest.raises(
             ProviderStopped, match="doesn't know chunk lost any more, so it was put back while this ran"
         ):
-            recorder.before_post(chunk)
+            recorder.before_post(chunk, None)
     with pytest.raises(ProviderStopped):
-        other.before_post(claimed(world))
+        other.before_post(claimed(world), None)
     for journal in (mine, others):
         journal.close()
     assert [line.entry.chunk for name in mine.files() for line in mine.read(name, 0) if line.entry] == ["lost"]
@@ -199,7 +199,7 @@ def test_a_ledger_that_has_lost_another_dispatchs_chunk_ends_it_too(folder: Path
 
 def claimed(world: JournalledWorld) -> Chunk:
     with world.ledger.write() as connection:
-        chunk = chunks.claim(
+        claim = chunks.claim(
             connection,
             BATCH,
             "primary",
@@ -211,8 +211,8 @@ def claimed(world: JournalledWorld) -> Chunk:
             lease_until=NOW,
             now=NOW,
         )
-    assert chunk is not None
-    return chunk
+    assert claim is not None
+    return claim.chunk
 
 
 def test_what_a_receipt_told_of_is_not_noted_as_returned(folder: Path) -> None:
@@ -220,7 +220,7 @@ def test_what_a_receipt_told_of_is_not_noted_as_returned(folder: Path) -> None:
     chunk = claimed(world)
     journal = world.journal_of_claims()
     recorder = recording.Recorder(world.ledger, journal)
-    recorder.before_post(chunk)
+    recorder.before_post(chunk, None)
     for line, column in enumerate(("delivered_at", "read_at"), start=2):
         set_attempts(world.ledger, {column: NOW}, line=line)
     recorder.before_return(chunk)

@@ -1,5 +1,6 @@
 """Several workers of one dispatch, by the real clocks."""
 
+import os
 import threading
 import time
 from collections import Counter
@@ -14,12 +15,15 @@ from typing_extensions import override
 
 from batch_pipeline import progress
 from batch_pipeline.ledger import chunks
+from batch_pipeline.ledger.journal import Journal
 from batch_pipeline.ledger.tables import batches
 from batch_pipeline.providers.protocol import Answer, Channel, Limits, NotTaken, OutgoingMessage, Provider, Recovery
 from batch_pipeline.sending.dispatcher import Dispatched, dispatch
+from batch_pipeline.sending.recording import Recorder
 from batch_pipeline_tests.ledger.given import BATCH, NOW, lines
+from batch_pipeline_tests.ledgers import on_sqlite_alone
 from batch_pipeline_tests.sending.test_dispatcher import Scripted
-from batch_pipeline_tests.sending.worlds import World, providers
+from batch_pipeline_tests.sending.worlds import WatchedLedger, World, providers
 
 
 class Slow(Scripted):
@@ -135,6 +139,32 @@ def test_a_run_that_ends_posts_nothing_that_was_waiting(folder: Path) -> None:
     assert len(waits.posts) == 1
     with world.ledger.read() as connection:
         assert chunks.unsent(connection, BATCH, "primary") == {("sms", "simulator"): 3}
+
+
+@on_sqlite_alone
+def test_workers_with_an_answer_at_the_same_time_share_commits_and_syncs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(folder, recipients=lines(80))
+    together = threading.Barrier(4, timeout=30)
+    syncs: list[int] = []
+    really = os.fsync
+
+    def sync(descriptor: int) -> None:
+        syncs.append(descriptor)
+        time.sleep(0.005)
+        really(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    provider = Slow(0, limits=Limits(1, timedelta(seconds=60), at_once=4), recovery=Recovery.NEITHER)
+    provider.happens = lambda _: (together.wait(), None)[1]
+    moments: list[str] = []
+    ledger = WatchedLedger.of(world.ledger, moments.append)
+    recorder = Recorder(ledger, Journal(folder / "claims"))
+    result = dispatch(ledger, BATCH, providers(provider), now=NOW, owner="a test", before_post=recorder.before_post)
+    assert result == Dispatched(accepted=80)
+    assert moments.count("after commit") < 60, "80 answers and as many claims"
+    assert len(syncs) < 70, "80 lines in the journal"
 
 
 def test_one_channel_that_is_paused_by_a_person_in_between_pauses_all_workers(folder: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import dagster as dg
@@ -73,14 +74,14 @@ def dagster_in(folder: Path) -> dg.DagsterInstance:
 
 
 @cache
-def _database(settings: tuple[tuple[str, object], ...]) -> duckdb.DuckDBPyConnection:
+def _database(settings: tuple[tuple[str, Any], ...]) -> duckdb.DuckDBPyConnection:
     return _CONNECT(config=dict(settings))
 
 
 _sessions = itertools.count()
 
 
-def connect_duck(database: str = ":memory:", config: Mapping[str, object] | None = None) -> duckdb.DuckDBPyConnection:
+def connect_duck(database: str = ":memory:", config: Mapping[str, Any] | None = None) -> duckdb.DuckDBPyConnection:
     """As ``duckdb.connect``; for one in memory, an empty one is attached to a process's DuckDB that is up already.
 
     Nothing here is large enough to spill.

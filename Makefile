@@ -9,6 +9,8 @@ READY := $(VENV)/.ready
 # As `. .venv/bin/activate` would set it: dg starts programs of its own.
 ACTIVATED := VIRTUAL_ENV="$$PWD/$(VENV)" PATH="$$PWD/$(BIN):$$PATH"
 UV := $(BIN)/python -m uv
+# Where Python is told to write no bytecode, each worker, and each program that a test starts, would compile all anew.
+COMPILED := PYTHONDONTWRITEBYTECODE=
 # Where the home folder lies: inbox, ledger, reports, Dagster's own storage.
 BATCH_PIPELINE_HOME ?= .home
 PORT ?= 3000
@@ -29,10 +31,10 @@ ui: $(READY) ## Dagster's UI and daemon on http://127.0.0.1:3000 (PORT=...), ove
 	$(BIN)/dg dev --host 127.0.0.1 --port $(PORT)
 
 test: $(READY) ## the tests, but for the slow ones (about 8 minutes on two cores)
-	@$(BIN)/python -m pytest -n 2 --dist worksteal
+	@$(COMPILED) $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(READY) ## the slow tests: phones against phonenumbers by the million, kill -9, ...
-	@$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
+	@$(COMPILED) $(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 bench: $(READY) ## how fast a cohort of 1,000,000 lines is planned, 100,000 messages sent, 10,000 receipts taken
 	@$(BIN)/python -m benchmarks.planning --rows 1000000

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.ledger.engine import Ledger
-from batch_pipeline_tests import postgres
+from batch_pipeline_tests import postgres, statements
 from batch_pipeline_tests.ledger import given
 
 ON_POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.postgresql)
@@ -19,6 +19,10 @@ on_postgresql_slowly = pytest.mark.parametrize(
 )
 """For a test of many rounds, of which others have a part: on PostgreSQL it is of the slow run."""
 on_postgresql_alone = pytest.mark.parametrize("database", [ON_POSTGRESQL], indirect=True)
+
+
+def pytest_configure() -> None:
+    statements.share_those_of_ledgers()
 
 
 @pytest.fixture(scope="session")

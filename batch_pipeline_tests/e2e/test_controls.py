@@ -1,7 +1,5 @@
 """Pausing, resuming, cancelling and resolving from the shell, and what the circuit breaker does by itself."""
 
-from typing import Any
-
 import pytest
 import sqlalchemy as sa
 
@@ -12,9 +10,29 @@ from batch_pipeline_tests.e2e.surgery import Surgery, T, by_email, by_sms, hours
 WHEN = "2026-10-01T09:00:00+00:00"
 
 
-def approved(surgery: Surgery, batch: str = "flu", people: range = range(1, 4), kind: Any = by_sms) -> None:
-    surgery.done("submit", surgery.batch(batch, numbered(kind, people)), at=T)
+def approved(surgery: Surgery, batch: str = "flu", people: range = range(1, 4)) -> None:
+    surgery.done("submit", surgery.batch(batch, numbered(by_sms, people)), at=T)
     surgery.done("approve", batch, "--by", "Dr Test", at=T)
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Surgery:
+    """Where most tests here begin: ``flu``, to three people by SMS, planned and approved. Only copies are worked in."""
+    with pytest.MonkeyPatch.context() as here:
+        here.delenv("LEDGER_URL", raising=False)
+        surgery = Surgery(tmp_path_factory.mktemp("planned"))
+        approved(surgery)
+    return surgery
+
+
+@pytest.fixture
+def with_flu(surgery: Surgery, surgery_database: str, request: pytest.FixtureRequest) -> Surgery:
+    """A surgery with that batch; planned anew where the ledger isn't a file that can be copied."""
+    if surgery_database == "sqlite":
+        surgery.become(request.getfixturevalue("planned"))
+    else:
+        approved(surgery)
+    return surgery
 
 
 def audited(surgery: Surgery) -> list[tuple[str, str, str | None]]:
@@ -23,8 +41,8 @@ def audited(surgery: Surgery) -> list[tuple[str, str, str | None]]:
     return [(e.who, e.action, e.batch) for e in every if e.action not in ("submit", "review", "approve")]
 
 
-def test_a_paused_batch_sends_nothing_until_it_is_resumed(surgery: Surgery) -> None:
-    approved(surgery)
+def test_a_paused_batch_sends_nothing_until_it_is_resumed(with_flu: Surgery) -> None:
+    surgery = with_flu
     said = surgery.done("pause", "flu", "--by", "Dr Grey", "--because", "a slip in the text", at=T)
     assert said.out == f"flu: Dr Grey paused it at {WHEN}: a slip in the text\n"
     again = surgery.done("pause", "flu", "--by", "Dr White", at=T + hours(1))
@@ -47,8 +65,8 @@ def test_a_paused_batch_sends_nothing_until_it_is_resumed(surgery: Surgery) -> N
     assert audited(surgery) == [("Dr Grey", "pause", "flu"), ("Dr White", "resume", "flu")]
 
 
-def test_a_pause_of_all_holds_what_comes_later_and_one_batch_cannot_be_let_go(surgery: Surgery) -> None:
-    approved(surgery)
+def test_a_pause_of_all_holds_what_comes_later_and_one_batch_cannot_be_let_go(with_flu: Surgery) -> None:
+    surgery = with_flu
     said = surgery.done("pause", "--all", "--by", "Dr Grey", at=T)
     assert said.out == f"all batches: Dr Grey paused them at {WHEN}\n"
     assert "already: Dr Grey" in surgery.done("pause", "--all", "--by", "Dr White").out
@@ -77,16 +95,16 @@ def test_either_one_batch_or_all(surgery: Surgery, command: str) -> None:
         assert surgery.shell(command, *typed).code == 2
 
 
-def test_a_decision_needs_the_name_of_a_person(surgery: Surgery) -> None:
-    approved(surgery)
+def test_a_decision_needs_the_name_of_a_person(with_flu: Surgery) -> None:
+    surgery = with_flu
     for typed in (["pause", "flu"], ["pause", "--all"], ["resume", "flu"], ["resume", "--all"], ["cancel", "flu"]):
         for name in ("", "  ", "circuit breaker", "Circuit Breaker "):
             assert "say who decides this" in surgery.refused(*typed, "--by", name), (typed, name)
     assert audited(surgery) == []
 
 
-def test_a_cancelled_batch_is_cancelled_for_ever_and_adds_up(surgery: Surgery) -> None:
-    approved(surgery)
+def test_a_cancelled_batch_is_cancelled_for_ever_and_adds_up(with_flu: Surgery) -> None:
+    surgery = with_flu
     said = surgery.done("cancel", "flu", "--by", "Dr Grey", at=T).out
     assert said == f"flu: Dr Grey cancelled it at {WHEN}\n0 messages and 0 queued fallbacks are not sent\n"
     assert surgery.done("cancel", "flu", "--by", "x").out == f"flu: already: Dr Grey cancelled it at {WHEN}\n"
@@ -109,9 +127,9 @@ def test_a_batch_that_nobody_approved_can_be_cancelled(surgery: Surgery) -> None
     assert "cancelled" in surgery.refused("approve", "flu", "--by", "Dr Test")
 
 
-def test_cancelled_in_the_middle_the_rest_is_reported_as_cancelled(surgery: Surgery) -> None:
+def test_cancelled_in_the_middle_the_rest_is_reported_as_cancelled(with_flu: Surgery) -> None:
     """A part is sent, then more patients come in by a later plan, and the batch is cancelled before they are sent."""
-    approved(surgery, "flu", range(1, 4))
+    surgery = with_flu
     surgery.done("dispatch", at=T)
     with surgery.house.ledger.write() as connection:  # as if line 4 had not been begun
         unsent = {"chunk": None, "begun_at": None, "accepted_at": None}
@@ -190,8 +208,8 @@ def test_what_the_provider_tells_goes_before_what_a_person_says(surgery: Surgery
     surgery.status("flu", delivered=2, unconfirmed=0)
 
 
-def test_resolving_needs_one_answer_and_a_name(surgery: Surgery) -> None:
-    approved(surgery)
+def test_resolving_needs_one_answer_and_a_name(with_flu: Surgery) -> None:
+    surgery = with_flu
     for typed in (["--sent", "--not-sent", "--by", "x"], ["--sent"], ["--not-sent"], ["--line", "x"]):
         assert surgery.shell("resolve", "flu", *typed).code == 2
     assert "say who decides this" in surgery.refused("resolve", "flu", "--sent", "--by", "")

@@ -197,7 +197,10 @@ SUMMER_BEGINS = datetime.fromisoformat("2026-03-28T12:00+00:00")
     ("sent", "questionnaire", "due"),
     [
         pytest.param(WINTER_BEGINS, None, "2026-10-25T11:00+00:00", id="24 hours while the clocks go back"),
-        pytest.param(SUMMER_BEGINS, None, "2026-03-29T13:00+01:00", id="24 hours while the clocks go forward"),
+        pytest.param(
+            SUMMER_BEGINS, None, "2026-03-29T13:00+01:00", id="24 hours while the clocks go forward",
+            marks=pytest.mark.slow,  # the sweep by itself is tested over both changes (sending/test_fallbacks.py)
+        ),
         pytest.param(
             datetime.fromisoformat("2026-10-25T00:30+01:00"), "bp_7_day", "2026-10-25T02:30+00:00",
             id="3 hours for 7 days of blood pressure while the clocks go back",

@@ -123,7 +123,8 @@ def submission(batch: str = BATCH, **changes: Any) -> batches.Submission:
 
 
 @cache
-def _empty_ledger() -> bytes:
+def empty_ledger() -> bytes:
+    """An SQLite file with a new ledger."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.sqlite"
         Ledger.open(f"sqlite:///{path}").close()
@@ -142,7 +143,7 @@ def open_ledger(folder: Path) -> Ledger:
     path = folder / "ledger.sqlite"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(_empty_ledger())
+        path.write_bytes(empty_ledger())
     return Ledger.open(f"sqlite:///{path}")
 
 

@@ -5,10 +5,12 @@ import hmac
 import json
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -137,9 +139,16 @@ def stored(ledger: Ledger) -> list[tuple[str, str]]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """One that the system gives no client by itself.
+
+    Who tries again and again to reach a port of those, where nobody listens for the moment, ends up connected to itself:
+    then whoever comes back to listen there finds it taken.
+    """
+    while True:
+        with socket.socket() as tried, suppress(OSError):
+            port = random.randrange(10_000, 32_000)
+            tried.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass

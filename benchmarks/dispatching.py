@@ -205,7 +205,11 @@ def _dispatch(
         if claims is not None:  # as batch_pipeline.operations.dispatching does
             recorder = Recorder(ledger, Journal(claims))
             breaker = Breaker(ledger, given.BATCH, circuit_breaker.STANDARD)
-            more = {"before_post": recorder.before_post, "before_return": recorder.before_return}
+            more = {
+                "before_post": recorder.before_post,
+                "before_return": recorder.before_return,
+                "was_posted": recorder.was_posted,
+            }
             more["after_chunk"] = lambda: breaker.after_chunk(AT)
         ready.wait()
         cpu, began = time.process_time(), time.monotonic()

@@ -46,7 +46,7 @@ class Chunk:
     lease_until: datetime
     claimed_at: datetime
     waiting: bool = False
-    """Its holder waits before it calls: no provider has what isn't answered of it."""
+    """Its holder waits before the first call for it: no provider has anything of it."""
 
 
 class Told(NamedTuple):

@@ -49,8 +49,6 @@ _UNTOLD = """
 INSERT INTO untold VALUES (?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET fence = excluded.fence WHERE excluded.fence > fence
 """
-# A holder's lines come in their order: it posts again what it had returned for a wait.
-_POSTED_AFTER_ALL = "DELETE FROM untold WHERE chunk = ? AND patient = ? AND kind = 'returned' AND fence = ?"
 # A message is in the last chunk in which it was posted and from which it wasn't returned. One that a person said wasn't
 # sent is there too, if it went in no other since: what that person didn't know is forgotten, and asked anew.
 _LIVE = """
@@ -96,7 +94,6 @@ def _take_in(sorting: sqlite3.Connection, entry: Entry) -> None:
     sorting.execute(_POSTED, head)
     told = ((entry.chunk, noted.patient, noted.line, noted.reference) for noted in entry.messages)
     sorting.executemany("INSERT OR REPLACE INTO told VALUES (?, ?, ?, ?)", told)
-    sorting.executemany(_POSTED_AFTER_ALL, ((entry.chunk, noted.patient, entry.fence) for noted in entry.messages))
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

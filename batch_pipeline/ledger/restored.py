@@ -115,8 +115,8 @@ class Looked:
     """Theirs."""
     faults: list[str] = field(default_factory=list[str])
     """What of the journal is gone or can't be read: there what was forgotten can't be known."""
-    posted: dict[str, bool] = field(default_factory=dict[str, bool])
-    """Of the chunks that the ledger calls waiting, whether the last line says that they are about to be posted."""
+    posted: set[str] = field(default_factory=set[str])
+    """Chunks that the ledger calls waiting for their first post, all the same."""
     undecided: bool = False
     """The ledger has forgotten what was decided."""
 
@@ -142,9 +142,9 @@ def look(ledger: Ledger, journal: Journal, now: datetime, *, keep: timedelta) ->
         with ledger.write() as connection:
             _end_waiting(connection)
             return controls.hold(connection, _because(looked), now)
-    if any(looked.posted.values()):
+    if looked.posted:
         with ledger.write() as connection:
-            _end_waiting(connection, [chunk for chunk, is_posted in looked.posted.items() if is_posted])
+            _end_waiting(connection, sorted(looked.posted))
     _remember(ledger, journal, looked.ends)
     _note_decision(ledger, journal, mine)
     _prune(ledger, journal, keep)
@@ -194,25 +194,33 @@ def _look(ledger: Ledger, journal: Journal, mine: Writer) -> Looked:
     return looked
 
 
+class _Post(NamedTuple):
+    """As much of a line as is kept of many: its messages may be a million."""
+
+    batch: str
+    chunk: str
+
+
 def _look_at(ledger: Ledger, journal: Journal, mine: Writer, name: str, start: int, looked: Looked) -> None:
-    def told() -> Iterator[Entry]:
+    def told() -> Iterator[_Post]:
         for read in journal.read(name, start):
             looked.ends[name] = read.end
             if read.entry is None:
                 looked.faults.append(f"{name} of the claims journal is damaged before byte {read.end:,}")
                 continue
             _refuse_others(journal, mine, read.entry)
-            yield read.entry
+            if read.entry.kind == "posted":
+                yield _Post(read.entry.batch, read.entry.chunk)
 
     entries = told()
     # The lines first, then the ledger: what a line tells of was committed before it was written.
     while some := list(islice(entries, _AT_ONCE)):
         with ledger.read() as connection:
-            known = _known(connection, {entry.chunk for entry in some})
-        missing = {entry.chunk for entry in some if entry.kind == "posted"} - known.keys()
+            known = _known(connection, {post.chunk for post in some})
+        missing = {post.chunk for post in some} - known.keys()
         looked.missing |= missing
-        looked.batches |= {entry.batch for entry in some if entry.chunk in missing}
-        looked.posted |= {entry.chunk: entry.kind == "posted" for entry in some if known.get(entry.chunk)}
+        looked.batches |= {post.batch for post in some if post.chunk in missing}
+        looked.posted |= {post.chunk for post in some if known.get(post.chunk)}
 
 
 class Watch:
@@ -225,7 +233,8 @@ class Watch:
     def __init__(self, ledger: Ledger, journal: Journal) -> None:
         self.writer = writer(ledger, journal)
         self._ledger, self._journal = ledger, journal
-        self._ends = _looked_at(ledger)
+        self._began = _looked_at(ledger)
+        self._ends = dict(self._began)
         self._lock = threading.Lock()
 
     def missing(self) -> set[str]:
@@ -239,6 +248,15 @@ class Watch:
             if not looked.missing:
                 self._ends |= looked.ends
         return looked.missing
+
+    def knows(self, chunk: str) -> bool:
+        """Whether a line tells of a post of that chunk, since the ledger was looked over before this dispatch."""
+        return any(
+            read.entry is not None and read.entry.kind == "posted" and read.entry.chunk == chunk
+            for name, size in self._journal.files().items()
+            if size > (start := self._began.get(name, 0))
+            for read in self._journal.read(name, start)
+        )
 
 
 def _known(connection: sa.Connection, references: set[str]) -> dict[str, bool]:

@@ -131,7 +131,7 @@ chunks = sa.Table(
         sa.Boolean,
         nullable=False,
         server_default=sa.false(),
-        comment="its holder waits before it calls: no provider has what isn't answered of it",
+        comment="its holder waits before the first call for it: no provider has anything of it",
     ),
     sa.Column("settled_at", Instant, comment="when its answer was recorded; null while it is open"),
     sa.Column("outcome", sa.Text, comment="accepted | unconfirmed | returned (its last post was not taken)"),

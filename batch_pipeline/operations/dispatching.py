@@ -151,6 +151,7 @@ def send(house: House, batch: str, step: dispatcher.Step, clock: Clock) -> dispa
             after_chunk=lambda: breaker.after_chunk(clock()),
             before_post=recorder.before_post,
             before_return=recorder.before_return,
+            was_posted=recorder.was_posted,
         )
     if done.stopped:
         channel, reason = next(iter(done.stopped.items()))

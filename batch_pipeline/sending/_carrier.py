@@ -80,7 +80,7 @@ class Carrier:
             if posted and not self._can_be_settled(held):
                 self._leave_unconfirmed(held)
                 return None
-            held = self._pace(held, posted=posted)
+            held = self._pace(held, posted=posted, begun=posted or attempt > 0)
             answer = self._call(held, posted=posted)
             if isinstance(answer, Answer):
                 return self._record(held, answer)
@@ -94,7 +94,7 @@ class Carrier:
                 self._stop(held, f"{answer}: it asks to be left alone for {minutes} minutes", give_back=not posted)
                 return None
             if attempt + 1 < TRIES and not (posted and not self._can_be_settled(held)):
-                held = self._wait(held, max(self._pause(answer, attempt), answer.retry_after), posted=posted)
+                held = self._wait(held, max(self._pause(answer, attempt), answer.retry_after), begun=True)
             elif attempt + 1 == TRIES:
                 takes_others = self.run.accepted[held.chunk.channel] > others
                 self._give_up(held, answer, posted=posted, takes_others=takes_others)
@@ -212,7 +212,7 @@ class Carrier:
 
     # Waiting -----------------------------------------------------------------------------------------------------
 
-    def _pace(self, held: Held, *, posted: bool) -> Held:
+    def _pace(self, held: Held, *, posted: bool, begun: bool) -> Held:
         """Waits until the account may make the chunk's requests."""
         limits = self.provider.limits
         if limits.per_minute is None:
@@ -223,7 +223,7 @@ class Carrier:
         left = self.run.write(lambda con: paces.book(con, self._account, calls, per_minute, self.run.wall()))
         while left:
             some = min(left, LONGEST_PAUSE)
-            held = self._wait(held, some, posted=posted)
+            held = self._wait(held, some, begun=begun)
             left -= some
         return held
 
@@ -238,19 +238,18 @@ class Carrier:
     def _account(self) -> str:
         return paces.account_of(self.provider.name, self.provider.limits.account)
 
-    def _wait(self, held: Held, pause: timedelta, *, posted: bool) -> Held:
+    def _wait(self, held: Held, pause: timedelta, *, begun: bool) -> Held:
         """Waits under a lease that covers it.
 
-        Where nothing is with the provider, the ledger says so for that long: of a process that dies waiting nobody has
-        to be asked what became of its messages.
+        Before the first call for a chunk the ledger says so for that long: if the process dies waiting, nobody has to be
+        asked what became of the messages. Never after a call, though it took nothing: a copy of the ledger from such a
+        wait couldn't be told from one that has forgotten the next call.
         """
         if self.run.steady() > held.steady_until:
             raise _LeaseLost
-        if not posted and self.run.before_return is not None:
-            self.run.before_return(held.chunk)
-        held = self._renew(held, pause, waiting=not posted)
+        held = self._renew(held, pause, waiting=not begun)
         self.run.sleep(pause)
-        return held if posted else self._renew(held, timedelta(0), waiting=False)
+        return held if begun else self._renew(held, timedelta(0), waiting=False)
 
     def _renew(self, held: Held, pause: timedelta, *, waiting: bool) -> Held:
         def renew(connection: sa.Connection) -> Held:

@@ -68,6 +68,7 @@ class Run:
     after_chunk: Callable[[], object] | None = None
     before_post: Callable[[Chunk, Sequence[Message] | None], object] | None = None
     before_return: Callable[[Chunk], object] | None = None
+    was_posted: Callable[[Chunk], bool] = lambda _: False
 
     done: Dispatched = field(default_factory=Dispatched)
     answered: int = 0

@@ -124,10 +124,12 @@ class Worker:
         return max(self.provider.limits.timeout / 10, min(soonest, _LONGEST_LOOK_AWAY))
 
     def _take_over(self, chunk: Chunk) -> Held | None:
+        posted = not chunk.waiting or self.run.was_posted(chunk)
+
         def take(connection: sa.Connection) -> Held | None:
             lease_until, steady_until = self.run.lease(self.provider.limits)
             taken = chunks.take_over(connection, chunk, self.run.owner, lease_until)
-            return None if taken is None else Held(taken, steady_until, taken_over=True, posted=not chunk.waiting)
+            return None if taken is None else Held(taken, steady_until, taken_over=True, posted=posted)
 
         return self.run.write(take)
 

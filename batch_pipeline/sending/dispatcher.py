@@ -61,6 +61,7 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
     after_chunk: Callable[[], object] | None = None,
     before_post: Callable[[Chunk, Sequence[Message] | None], object] | None = None,
     before_return: Callable[[Chunk], object] | None = None,
+    was_posted: Callable[[Chunk], bool] = lambda _: False,
 ) -> Dispatched:
     """Sends every unsent message of a batch's step, and finishes the chunks that others left open.
 
@@ -82,8 +83,8 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
         before_post: called before each call for a chunk, under its lease, by the thread that posts it; with the chunk's
             messages, where they are at hand. What it raises keeps the chunk from being posted; ``ProviderStopped`` ends
             the channel.
-        before_return: called, by the same thread, before messages of a chunk that was surely not taken are unsent again,
-            or wait to be posted again.
+        before_return: called, by the same thread, before messages of a chunk that was surely not taken are unsent again.
+        was_posted: asked before a chunk is taken over that waits for its first post, by what the ledger says.
 
     Raises:
         Refused: for an unknown batch, one without an outbox, or one planned for other providers than these.
@@ -102,6 +103,7 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
         after_chunk=after_chunk,
         before_post=before_post,
         before_return=before_return,
+        was_posted=was_posted,
     )
     _let_work(run, _begin(run, providers))
     return _end(run)

@@ -66,8 +66,12 @@ class Recorder:
                 "`batch-pipeline status`"
             )
 
+    def was_posted(self, chunk: Chunk) -> bool:
+        """Whether the journal tells of a post of a chunk that the ledger calls waiting: then the ledger went back."""
+        return self.watch.knows(chunk.reference)
+
     def before_return(self, chunk: Chunk) -> None:
-        """Those of its messages that nothing is known of are about to be unsent again, or to wait.
+        """Those of its messages that nothing is known of are about to be unsent again.
 
         A post that couldn't be told of wasn't made. Its line may be there all the same: what failed may have been the
         last of it.
@@ -78,7 +82,6 @@ class Recorder:
                 self._append("returned", chunk, _UNTOLD)
             except OSError as error:
                 raise Refused(_unwritable(self.journal, error)) from None
-            self._local.noted = None
         elif getattr(self._local, "doubtful", None) == this:
             with suppress(OSError):
                 self._append("returned", chunk, _UNTOLD)

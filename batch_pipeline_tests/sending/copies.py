@@ -75,7 +75,11 @@ class JournalledWorld(World):
         journal = self.journal_of_claims()
         recorder = Recorder(ledger, journal)
         try:
-            hooks = {"before_post": recorder.before_post, "before_return": recorder.before_return}
+            hooks = {
+                "before_post": recorder.before_post,
+                "before_return": recorder.before_return,
+                "was_posted": recorder.was_posted,
+            }
             return super().dispatch(ledger, provider, **{**hooks, **more})
         finally:
             journal.close()
@@ -145,4 +149,5 @@ def dispatch_with_journal(folder: Path, recovery: Recovery, progress: Any) -> No
         on_progress=tell,
         before_post=recorder.before_post,
         before_return=recorder.before_return,
+        was_posted=recorder.was_posted,
     )

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import chunks, due, outbox
+from batch_pipeline.ledger import paces as paces_
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import attempts, batches, paces
 from batch_pipeline.ledger.tables import chunks as chunks_table
@@ -553,11 +554,8 @@ def test_who_is_taken_over_while_waiting_for_the_rate_posts_nothing(world: World
 
 
 @pytest.mark.parametrize("recovery", list(Recovery))
-@pytest.mark.parametrize("waits_for", ["the rate", "the provider"])
-def test_who_dies_waiting_leaves_nobody_in_doubt(world: World, recovery: Recovery, waits_for: str) -> None:
-    limits = Limits(3, TIMEOUT, per_minute=1 if waits_for == "the rate" else None, account="a")
-    script = [Answer(), *([NotTaken("later")] if waits_for == "the provider" else [])]
-    provider = Scripted(*script, limits=limits, recovery=recovery)
+def test_who_dies_waiting_for_the_rate_leaves_nobody_in_doubt(world: World, recovery: Recovery) -> None:
+    provider = Scripted(limits=Limits(3, TIMEOUT, per_minute=1, account="a"), recovery=recovery)
 
     def dies(_: float) -> None:
         raise Died
@@ -572,13 +570,15 @@ def test_who_dies_waiting_leaves_nobody_in_doubt(world: World, recovery: Recover
 
 def test_who_takes_a_waiting_chunk_over_and_dies_leaves_a_doubt(folder: Path) -> None:
     world = World(folder, Recovery.NEITHER, chunk=10)
-    provider = Scripted(NotTaken("later"), limits=Limits(10, TIMEOUT), recovery=Recovery.NEITHER)
+    limits = Limits(10, TIMEOUT, per_minute=1, account="a")
+    with world.ledger.write() as connection:
+        paces_.book(connection, "simulator:a", 1, 1, world.clock.wall)
 
     def dies(_: float) -> None:
         raise Died
 
     with suppress(Died):
-        world.dispatch(world.ledger, provider, sleep=dies)
+        world.dispatch(world.ledger, Scripted(limits=limits, recovery=Recovery.NEITHER), sleep=dies)
     with suppress(Died):
         world.dispatch(world.ledger, world.simulator(_dies("after post", 0)))
     assert world.process() == Dispatched(unconfirmed=10, taken_over=10)

@@ -33,7 +33,7 @@ from batch_pipeline_tests.sending.copies import (
     dispatch_with_journal,
     restore,
 )
-from batch_pipeline_tests.sending.worlds import Died, Happens
+from batch_pipeline_tests.sending.worlds import Died, Happens, WatchedSimulator
 
 SURE = pytest.mark.parametrize("recovery", [Recovery.DEDUPLICATES, Recovery.CAN_BE_ASKED])
 
@@ -288,26 +288,47 @@ def test_one_that_was_posted_and_cant_be_noted_as_returned_stays_open(folder: Pa
         assert [chunk.messages for chunk in chunks.open_chunks(connection, BATCH, "primary")] == [4]
 
 
-def test_a_copy_of_a_moment_when_a_chunk_waited_does_not_know_what_became_of_it(folder: Path) -> None:
-    world = JournalledWorld(folder, recovery=Recovery.NEITHER, chunk=10)
+@pytest.mark.parametrize("recovery", list(Recovery))
+def test_a_copy_of_a_moment_when_a_chunk_waited_does_not_know_what_became_of_it(
+    folder: Path, recovery: Recovery
+) -> None:
+    world = JournalledWorld(folder, recovery=recovery, chunk=5)
     copies = list[Copy]()
-    world.dispatch(world.ledger, _losing(world, 0.15, 1.0), sleep=lambda _: copies.append(copy_of(world.ledger)))
+    world.dispatch(world.ledger, _slow(world), sleep=lambda _: copies.append(copy_of(world.ledger)))
     assert set(world.journal().values()) == {1}
     restore(world.ledger, copies[0])
     assert world.look() is None
-    assert world.process() == Dispatched(unconfirmed=10, taken_over=10)
-    assert set(world.journal().values()) == {1}
+    sure = recovery is not Recovery.NEITHER
+    assert world.process() == Dispatched(accepted=5 * sure, unconfirmed=5 * (not sure), taken_over=5)
+    assert world.journal() == dict.fromkeys(world.references(), 1)
 
 
-def test_a_chunk_that_was_posted_after_a_wait_is_put_back(folder: Path) -> None:
-    world = JournalledWorld(folder, chunk=10)
-    copy = copy_of(world.ledger)
-    world.process_with(_losing(world, 0.15, 1.0), lambda _: None)
-    restore(world.ledger, copy)
-    assert world.look() is not None
-    assert world.reconcile().messages == 10
-    assert world.process() == Dispatched(accepted=10, taken_over=10)
-    assert set(world.journal().values()) == {1}
+@pytest.mark.parametrize("recovery", list(Recovery))
+def test_a_dispatch_under_which_the_ledger_goes_back_to_such_a_moment_posts_nothing_again(
+    folder: Path, recovery: Recovery
+) -> None:
+    world = JournalledWorld(folder, recovery=recovery, chunk=5)
+    copies = list[Copy]()
+
+    def sleep(seconds: float) -> None:
+        copies.append(copy_of(world.ledger))
+        world.clock.sleep(seconds + 0.001)
+
+    def happens(moment: str) -> None:
+        if moment == "after post" and len(copies) == 1:
+            restore(world.ledger, copies[0])
+
+    provider = _slow(world)
+    provider.happens = happens
+    world.dispatch(world.ledger, provider, sleep=sleep)
+    assert world.journal() == dict.fromkeys(world.references(), 1)
+
+
+def _slow(world: JournalledWorld) -> WatchedSimulator:
+    """One call a minute."""
+    made = world.simulator()
+    made._limits = replace(made.limits, per_minute=1, account="a")
+    return made
 
 
 def test_a_chunk_that_is_posted_again_is_noted_once_a_holder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whether the holder of a chunk only waits: then whoever finds it left behind may post it."""
+"""Whether the holder of a chunk waits before the first call for it: then whoever finds it left behind may post it."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -17,6 +17,6 @@ def upgrade() -> None:
             sa.Boolean(),
             server_default=sa.false(),
             nullable=False,
-            comment="its holder waits before it calls: no provider has what isn't answered of it",
+            comment="its holder waits before the first call for it: no provider has anything of it",
         ),
     )

@@ -19,7 +19,6 @@ from batch_pipeline.ledger import controls
 from batch_pipeline.ledger.dialects import (
     lock_in_order,
     octets,
-    one_of,
     one_of_given,
     one_of_texts,
     queue_for,
@@ -83,6 +82,9 @@ class Message(NamedTuple):
     subject: str | None
     line: int
     patient: str
+
+    def __repr__(self) -> str:
+        return f"Message({self.reference!r})"
 
 
 class Claimed(NamedTuple):
@@ -464,20 +466,18 @@ def count_begun(connection: sa.Connection, batch: str, step: str) -> int:
     return connection.scalar(query) or 0
 
 
-def take_back_fallbacks(connection: sa.Connection, batch: str, most: int) -> int:
-    """Takes back so many fallbacks that aren't begun: they are due again, and decided anew; gives how many there were.
+def take_back_fallbacks(connection: sa.Connection, batch: str) -> int:
+    """Takes back every fallback that isn't begun: it is due again, and decided anew; gives how many.
 
     What was known when it was queued may be days old.
     """
     unsent = sa.and_(attempts.c.batch == batch, attempts.c.step == "fallback", _unsent_rows)
-    these = sa.select(attempts.c.id).where(unsent).order_by(attempts.c.id).limit(most).with_for_update(of=attempts)
-    ids = connection.scalars(these).all()
-    if ids:
-        taken = sa.delete(attempts).where(one_of(connection, attempts.c.id, ids)).returning(attempts.c.patient)
-        patients = connection.scalars(taken).all()
+    lock_in_order(connection, attempts, sa.select(attempts.c.id).where(unsent))
+    patients = connection.scalars(sa.delete(attempts).where(unsent).returning(attempts.c.patient)).all()
+    if patients:
         primary = sa.and_(attempts.c.step == "primary", one_of_texts(connection, attempts.c.patient, patients))
         connection.execute(sa.update(attempts).where(attempts.c.batch == batch, primary).values(fallback_at=None))
-    return len(ids)
+    return len(patients)
 
 
 def drop_needless(connection: sa.Connection, batch: str) -> int:

@@ -36,27 +36,40 @@ class Grouped(Generic[Wish]):
     def __call__(self, wish: Wish) -> None:
         """Returns when it is done; raises what came of doing it."""
         mine = _Waiting(wish)
-        with self._change:
-            self._gathered.append(mine)
-        while True:
+        try:
+            with self._change:
+                self._gathered.append(mine)
+            while not mine.over:
+                self._wait_or_lead(mine)
+        finally:
+            if not mine.over:  # interrupted as it waited: nobody is to do it later
+                with self._change:
+                    self._gathered = [each for each in self._gathered if each is not mine]
+        if mine.failure is not None:
+            raise mine.failure
+
+    def _wait_or_lead(self, mine: _Waiting[Wish]) -> None:
+        """Until another has done it; or else does what has gathered, and lets another lead, whatever interrupts this."""
+        leads, some, done, failure = False, list[_Waiting[Wish]](), 0, None
+        try:
             with self._change:
                 while self._at_it and not mine.over:
                     self._change.wait()
                 if mine.over:
-                    break
-                self._at_it = True
-                some, self._gathered = self._gathered, []
-            self._lead(some)
-        if mine.failure is not None:
-            raise mine.failure
-
-    def _lead(self, some: list[_Waiting[Wish]]) -> None:
-        """Does what has gathered, and lets another lead."""
-        done, failure = len(some), None
-        try:
+                    return
+                leads = self._at_it = True
+                some, self._gathered = self._gathered, some
+                done = len(some)
             done = self._do([each.wish for each in some])
-        except BaseException as caught:  # noqa: BLE001 - all are told, the one whose thread this is too
+        except BaseException as caught:  # all are told, the one whose thread this is too
+            if not leads:
+                raise
             failure = caught
+        finally:
+            if leads:
+                self._hand_over(some, done, failure)
+
+    def _hand_over(self, some: list[_Waiting[Wish]], done: int, failure: BaseException | None) -> None:
         with self._change:
             for each in some[:done]:
                 each.over, each.failure = True, failure

@@ -358,6 +358,16 @@ def _is_undecided(ledger: Ledger, journal: Journal, mine: Writer) -> bool:
         return whose == mine.ledger and not _has_decision(connection, noted)
 
 
+def note_decision(ledger: Ledger, journal: Journal) -> None:
+    """Notes what was decided last, where the journal is known to be this ledger's and has nothing that it has forgotten.
+
+    Who only decides, on a machine that sends nothing, may have a folder of its own: nothing is held because of that.
+    """
+    mine = writer(ledger, journal)
+    if not _gone(ledger, journal) and not _is_undecided(ledger, journal, mine):
+        _note_decision(ledger, journal, mine)
+
+
 def _note_decision(ledger: Ledger, journal: Journal, mine: Writer) -> None:
     """Notes the last one. Where it can't be noted nothing can be posted either, and that is told then."""
     with ledger.read() as connection:

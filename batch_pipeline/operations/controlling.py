@@ -17,31 +17,31 @@ from batch_pipeline.sending import recording
 
 def pause(house: House, batch: str, by: str, because: str | None, now: datetime) -> controls.Paused:
     """Pauses a batch within one chunk; gives the pause that stands."""
-    with _deciding(house, by, now) as connection:
+    with _deciding(house, by) as connection:
         return controls.pause(connection, batch, by, because, now)
 
 
 def resume(house: House, batch: str, by: str, now: datetime) -> tuple[controls.Pause | None, controls.Pause | None]:
     """Lifts a batch's own pause; gives it, if there was one, and the pause of all, if that holds the batch on."""
-    with _deciding(house, by, now) as connection:
+    with _deciding(house, by) as connection:
         return controls.resume(connection, batch, by, now), controls.general(connection)
 
 
 def pause_all(house: House, by: str, because: str | None, now: datetime) -> controls.Paused:
     """Pauses all batches within one chunk each, those made later too; gives the pause that stands."""
-    with _deciding(house, by, now) as connection:
+    with _deciding(house, by) as connection:
         return controls.pause_all(connection, by, because, now)
 
 
 def resume_all(house: House, by: str, now: datetime) -> tuple[controls.Pause | None, list[str]]:
     """Lifts the pause of all; gives it, if there was one, and the batches that are paused by themselves."""
-    with _deciding(house, by, now) as connection:
+    with _deciding(house, by) as connection:
         return controls.resume_all(connection, by, now), controls.paused_by_themselves(connection)
 
 
 def cancel(house: House, batch: str, by: str, now: datetime, *, with_fallbacks: bool) -> controls.Cancelled:
     """Cancels a batch for ever; gives how it is cancelled, and what was ended."""
-    with _deciding(house, by, now) as connection:
+    with _deciding(house, by) as connection:
         return controls.cancel(connection, batch, by, now, with_fallbacks=with_fallbacks)
 
 
@@ -62,7 +62,7 @@ def resolve(
     require_name(by)
     dispatching.hear(house, batch, now)
     writer = restored.writer(house.ledger, house.journal)
-    with closing(house.journal), _deciding(house, by, now) as connection:
+    with closing(house.journal), _deciding(house, by) as connection:
         found = ledger_unconfirmed.resolve(connection, batch, lines, by, now, sent=sent)
         if not sent:
             recording.record_not_sent(connection, house.journal, writer, found)
@@ -70,12 +70,12 @@ def resolve(
 
 
 @contextmanager
-def _deciding(house: House, by: str, now: datetime) -> Generator[sa.Connection]:
+def _deciding(house: House, by: str) -> Generator[sa.Connection]:
     """A writing transaction for what a person decides; the claims journal knows of it then."""
     require_name(by)
     with house.ledger.write() as connection:
         yield connection
-    restoring.note_decision(house, now)
+    restoring.note_decision(house)
 
 
 def require_name(by: str) -> None:

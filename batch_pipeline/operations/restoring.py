@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from batch_pipeline.errors import Refused, is_full_disk
 from batch_pipeline.house import House
 from batch_pipeline.ledger import batches, controls, forgotten, paces, restored
@@ -26,10 +28,10 @@ def look(house: House, now: datetime) -> Hold | None:
         return restored.look(house.ledger, house.journal, now, keep=timedelta(days=house.settings.claims_days))
 
 
-def note_decision(house: House, now: datetime) -> None:
+def note_decision(house: House) -> None:
     """Lets the journal know what was decided just now. It stands whatever becomes of that: who sends next is told."""
-    with suppress(Refused, OSError):
-        look(house, now)
+    with suppress(Refused, OSError, SQLAlchemyError):
+        restored.note_decision(house.ledger, house.journal)
 
 
 @contextmanager

@@ -177,8 +177,7 @@ class Carrier:
         answered, and one that can be asked only as far as it doesn't hold it.
         """
         again_whole = self.provider.recovery is Recovery.DEDUPLICATES
-        if self.run.before_post is not None:  # which may take its time: the lease is looked at after it
-            self.run.before_post(held.chunk, held.fresh)
+        self._tell_of_post(held, posted=posted)  # which may take its time: the lease is looked at after it
         with self.run.ledger.read() as connection:
             rows = held.fresh or chunks.messages(connection, held.chunk, unanswered=not again_whole)
             state = chunks.standing(connection, held.chunk)
@@ -193,6 +192,17 @@ class Carrier:
             return Answer()
         self._check_that_it_may_go(held, state, posted=posted)
         return self.provider.send(held.chunk.reference, messages, self.run.now())
+
+    def _tell_of_post(self, held: Held, *, posted: bool) -> None:
+        if self.run.before_post is None:
+            return
+        try:
+            self.run.before_post(held.chunk, held.fresh)
+        except Exception as fault:
+            if not posted and not isinstance(fault, ProviderStopped):  # nobody else knows that it never was
+                with suppress(Exception):
+                    self._give_back(held, ())
+            raise
 
     def _check_that_it_may_go(self, held: Held, state: Sendable | None, *, posted: bool) -> None:
         """Raises unless the chunk is ours for as long as a call may take, and its batch neither paused nor cancelled.
@@ -295,7 +305,7 @@ class Carrier:
     def _settle_at_last(self, held: Held, answer: Answer) -> Told | None:
         """Records an answer after the ledger failed to: what is known must not be lost to a server that starts again."""
         for left in reversed(range(TRIES)):
-            self.run.sleep(_SETTLE_AGAIN)
+            self.run.sit_out(_SETTLE_AGAIN)
             try:
                 return self.run.write(
                     lambda connection: chunks.settle(connection, held.chunk, _pairs(answer.refused), self.run.now())

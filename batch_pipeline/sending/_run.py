@@ -1,6 +1,7 @@
 """What the workers of one dispatch share."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -102,6 +103,10 @@ class Run:
             self.sleeps(pause.total_seconds())
         else:
             self.ending.wait(pause.total_seconds())
+
+    def sit_out(self, pause: timedelta) -> None:
+        """Waits for all of it, though the run is about to end."""
+        (self.sleeps or time.sleep)(pause.total_seconds())
 
     # Leases ------------------------------------------------------------------------------------------------------
 

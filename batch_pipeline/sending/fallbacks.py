@@ -70,8 +70,8 @@ def sweep(ledger: Ledger, batch: str, now: datetime, facts: FallbackFacts) -> Sw
 
     One that was queued and not begun, because of a pause or a crash, is decided anew by what is known now (SPEC 2.9).
     A cancelled batch's messages keep their course, unless it was cancelled with its fallbacks; a paused one waits.
-    In slices, each at once or not at all: a sweep that was cut short is finished by the next. Collect and fold the
-    receipts first.
+    What is due is decided in slices, each at once or not at all: a sweep that was cut short is finished by the next.
+    Collect and fold the receipts first.
     """
     return _sweep(ledger, batch, now, facts, lambda connection: controls.standing(connection, batch) is None)
 
@@ -90,9 +90,9 @@ def _sweep(
             known = batches_.get(connection, batch, lock=True)
             if not may(connection):
                 return Swept(queued, dict(against), paused=True)
-            if not taken_back:
-                taken_back = chunks.take_back_fallbacks(connection, batch, AT_ONCE) < AT_ONCE
-                continue
+            if not taken_back:  # in one: two sweeps at once would take back each other's for ever
+                chunks.take_back_fallbacks(connection, batch)
+                taken_back = True
             cancelled = known.fallbacks_cancelled_at is not None
             rows = connection.execute(_candidates(batch, now)).all()
             going: list[sa.Row[Any]] = []

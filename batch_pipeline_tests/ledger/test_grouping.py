@@ -113,3 +113,36 @@ def test_many_threads_each_see_all_of_theirs_done() -> None:
             each.result(30)
     assert sorted(done) == [(worker, number) for worker in range(6) for number in range(20)]
     assert all([each for each in done if each[0] == worker] == [(worker, n) for n in range(20)] for worker in range(6))
+
+
+def test_whoever_is_interrupted_as_it_waits_takes_its_wish_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate()
+    grouped = Grouped(gate.do)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(grouped, "a")
+        assert gate.entered.wait(10)
+        with monkeypatch.context() as patch:
+            patch.setattr(grouped._change, "wait", _interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                grouped("b")
+        gate.opened.set()
+        first.result(10)
+    grouped("c")
+    assert gate.groups == [["a"], ["c"]]
+
+
+def test_whoever_is_interrupted_as_it_leads_lets_another_lead() -> None:
+    gate = Gate()
+    gate.opened.set()
+    gate.does = _interrupt
+    grouped = Grouped(gate.do)
+    with pytest.raises(KeyboardInterrupt):
+        grouped("a")
+    gate.does = len
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(grouped, "b").result(10)
+    assert gate.groups == [["a"], ["b"]]
+
+
+def _interrupt(*_: object) -> int:
+    raise KeyboardInterrupt

@@ -512,3 +512,23 @@ def test_what_was_thrown_away_before_is_not_forgotten_for_an_older_file(ledger: 
     for day in (0, 1, 95, 96, -4_000, 97, 300, 301):
         journal = _sent_on(ledger, tmp_path / "claims", day)
     assert look(ledger, journal) is None
+
+
+def test_who_only_decides_and_has_another_folder_holds_nobody_up(
+    ledger: Ledger, journal: Journal, tmp_path: Path
+) -> None:
+    queue(ledger, lines(3))
+    begin(ledger, 2, 3)
+    ((chunk,), *_) = attempt_rows(ledger, "chunk", line=2)
+    note(ledger, journal, of(2, 3), chunk)
+    assert look(ledger, journal) is None
+    elsewhere = Journal(tmp_path / "elsewhere")
+    with ledger.write() as connection:
+        controls.pause(connection, BATCH, "Dr Grey", None, NOW)
+    restored.note_decision(ledger, elsewhere)
+    assert elsewhere.decided == ""
+    with ledger.read() as connection:
+        assert controls.held(connection) is None
+    restored.note_decision(ledger, journal)
+    assert "pause" in journal.decided
+    assert look(ledger, journal) is None

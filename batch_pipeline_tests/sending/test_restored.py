@@ -455,3 +455,16 @@ def _copy_after(world: JournalledWorld, process: ForkServerProcess, progress: An
     while progress.value <= told and process.is_alive():
         time.sleep(0.001)
     return copy_of(world.ledger)
+
+
+@pytest.mark.parametrize("recovery", list(Recovery))
+def test_a_fault_of_the_journals_before_a_post_leaves_no_doubt(folder: Path, recovery: Recovery) -> None:
+    world = JournalledWorld(folder, recovery=recovery)
+
+    def fails(*_: object) -> None:
+        raise ValueError("a line of another version")
+
+    with pytest.raises(ValueError, match="another version"):
+        world.dispatch(world.ledger, world.simulator(), before_post=fails)
+    assert world.process() == Dispatched(accepted=10)
+    assert world.journal() == dict.fromkeys(world.references(), 1)

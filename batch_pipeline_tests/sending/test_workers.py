@@ -1,10 +1,12 @@
 """Several workers of one dispatch, by the real clocks."""
 
+import itertools
 import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ import sqlalchemy as sa
 from typing_extensions import override
 
 from batch_pipeline import progress
+from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import chunks
+from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.journal import Journal
 from batch_pipeline.ledger.tables import batches
 from batch_pipeline.providers.protocol import Answer, Channel, Limits, NotTaken, OutgoingMessage, Provider, Recovery
@@ -180,3 +184,38 @@ def test_one_channel_that_is_paused_by_a_person_in_between_pauses_all_workers(fo
 def _pause(world: World) -> None:
     with world.ledger.write() as connection:
         connection.execute(sa.update(batches).values(paused_at=NOW))
+
+
+def test_an_answer_is_recorded_though_the_run_is_about_to_end_and_the_ledger_is_away_for_a_moment(folder: Path) -> None:
+    world = World(folder, recipients=lines(2))
+    away, claimed, taken = threading.Event(), threading.Event(), threading.Event()
+    turns = itertools.count()
+
+    class Away(Ledger):
+        @override
+        @contextmanager
+        def write(self) -> Generator[sa.Connection]:
+            if away.is_set():
+                raise Refused("the ledger can't be reached")
+            with super().write() as connection:
+                yield connection
+
+    def fails_second(*_: object) -> None:
+        if next(turns):
+            claimed.set()
+            assert taken.wait(10)
+            raise ValueError("what ends the run")
+
+    def goes_away(_: int) -> None:
+        assert claimed.wait(10)
+        away.set()
+        taken.set()
+        threading.Timer(1.5, away.clear).start()
+
+    provider = Slow(0.2, limits=Limits(1, timedelta(seconds=5), at_once=2), recovery=Recovery.NEITHER)
+    provider.happens = goes_away
+    with pytest.raises(ValueError, match="ends the run"):
+        dispatch(
+            Away(world.ledger._engine), BATCH, providers(provider), now=NOW, owner="a test", before_post=fails_second
+        )
+    assert sorted(accepted is not None for _, accepted, *_ in world.states()) == [False, True]

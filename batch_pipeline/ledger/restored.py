@@ -369,13 +369,30 @@ def note_decision(ledger: Ledger, journal: Journal) -> None:
 
 
 def _note_decision(ledger: Ledger, journal: Journal, mine: Writer) -> None:
-    """Notes the last one. Where it can't be noted nothing can be posted either, and that is told then."""
+    """Notes the last one, unless a later one has been noted meanwhile."""
     with ledger.read() as connection:
         last = _last_decision(connection)
-    told = f"{mine.ledger} {last}"
-    if last is not None and journal.decided != told:
-        with suppress(OSError):
-            journal.note_decided(told)
+    whose, _, noted = journal.decided.partition(" ")
+    if last is not None and (whose != mine.ledger or _number(noted) < _number(last)):
+        _note(journal, mine, last)
+
+
+def _note_anew(ledger: Ledger, journal: Journal, mine: Writer) -> None:
+    """Notes the last one that the ledger has, in place of those that it has forgotten."""
+    with ledger.read() as connection:
+        last = _last_decision(connection)
+    if last is not None:
+        _note(journal, mine, last)
+
+
+def _note(journal: Journal, mine: Writer, decision: str) -> None:
+    """Where it can't be noted nothing can be posted either, and that is told then."""
+    with suppress(OSError):
+        journal.note_decided(f"{mine.ledger} {decision}")
+
+
+def _number(decision: str) -> int:
+    return int(decision.partition(" ")[0])
 
 
 def _last_decision(connection: sa.Connection) -> str | None:
@@ -385,8 +402,7 @@ def _last_decision(connection: sa.Connection) -> str | None:
 
 
 def _has_decision(connection: sa.Connection, noted: str) -> bool:
-    number = int(noted.partition(" ")[0])
-    row = connection.execute(sa.select(*_ENTRY).where(audit_.c.id == number)).one_or_none()
+    row = connection.execute(sa.select(*_ENTRY).where(audit_.c.id == _number(noted))).one_or_none()
     return row is not None and _named(row) == noted
 
 
@@ -495,7 +511,7 @@ def let_go(ledger: Ledger, journal: Journal, ends: Mapping[str, int], by: str, n
     with ledger.write() as connection:
         if controls.held(connection) is not None:
             controls.release(connection, by, now)
-    _note_decision(ledger, journal, writer(ledger, journal))
+    _note_anew(ledger, journal, writer(ledger, journal))
 
 
 def begin_anew(ledger: Ledger, journal: Journal, by: str, now: datetime) -> None:

@@ -532,3 +532,24 @@ def test_who_only_decides_and_has_another_folder_holds_nobody_up(
     restored.note_decision(ledger, journal)
     assert "pause" in journal.decided
     assert look(ledger, journal) is None
+
+
+def test_a_slow_look_does_not_note_an_earlier_decision_over_a_later_one(
+    ledger: Ledger, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue(ledger, lines(1))
+    last = restored._last_decision
+
+    def slow(connection: sa.Connection) -> str | None:
+        found = last(connection)
+        monkeypatch.undo()
+        with ledger.write() as other:
+            controls.pause(other, BATCH, "Dr Grey", None, NOW)
+        restored.note_decision(ledger, journal)
+        return found
+
+    with ledger.write() as connection:
+        controls.resume_all(connection, "Dr Grey", NOW)
+    monkeypatch.setattr(restored, "_last_decision", slow)
+    restored.note_decision(ledger, journal)
+    assert journal.decided.endswith("pause")

@@ -5,12 +5,10 @@ import hmac
 import json
 import multiprocessing
 import os
-import random
 import signal
 import socket
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -139,16 +137,9 @@ def stored(ledger: Ledger) -> list[tuple[str, str]]:
 
 
 def free_port() -> int:
-    """One that the system gives no client by itself.
-
-    Who tries again and again to reach a port of those, where nobody listens for the moment, ends up connected to itself:
-    then whoever comes back to listen there finds it taken.
-    """
-    while True:
-        with socket.socket() as tried, suppress(OSError):
-            port = random.randrange(10_000, 32_000)
-            tried.bind(("127.0.0.1", port))
-            return port
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @dataclass
@@ -204,9 +195,22 @@ class Gateway:
         return self.process.exitcode
 
     def kill(self) -> None:
-        """As a power cut does it: the server and its worker, at once."""
+        """As a power cut does it: the server and its worker, at once. The worker, which isn't ours, may take a moment."""
         os.killpg(self.process.pid or 0, signal.SIGKILL)
         self.process.join(20)
+        give_up = time.monotonic() + 20
+        while self._is_taken():
+            assert time.monotonic() < give_up, "a worker has outlived its being killed"
+            time.sleep(0.005)
+
+    def _is_taken(self) -> bool:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", self.port))
+            except OSError:
+                return True
+        return False
 
     def client(self, **more: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=20, **more)

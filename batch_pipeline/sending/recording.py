@@ -67,8 +67,14 @@ class Recorder:
             )
 
     def was_posted(self, chunk: Chunk) -> bool:
-        """Whether the journal tells of a post of a chunk that the ledger calls waiting: then the ledger went back."""
-        return self.watch.knows(chunk.reference)
+        """Whether the journal tells of a post of a chunk that the ledger calls waiting: then the ledger went back.
+
+        A journal that can't be read may tell of one.
+        """
+        try:
+            return self.watch.knows(chunk.reference)
+        except OSError:
+            return True
 
     def before_return(self, chunk: Chunk) -> None:
         """Those of its messages that nothing is known of are about to be unsent again.

@@ -69,6 +69,7 @@ class Batch:
     breaker_from: datetime | None
     cancelled_by: str | None
     fallbacks_cancelled_at: datetime | None
+    links_revoked_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

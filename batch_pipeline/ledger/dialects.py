@@ -28,6 +28,27 @@ def insert_many(
     connection.exec_driver_sql(sql, list(rows))
 
 
+def upsert_many(
+    connection: sa.Connection,
+    table: sa.Table,
+    columns: Sequence[str],
+    rows: Sequence[tuple[Any, ...]],
+    *,
+    key: str,
+    renewed: Sequence[str],
+) -> None:
+    """As ``insert_many``; of a row whose ``key`` is there already, only the columns ``renewed`` are set."""
+    if not rows:
+        return
+    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+    values = ", ".join([mark] * len(columns))
+    changes = ", ".join(f"{name} = excluded.{name}" for name in renewed)
+    sql = (
+        f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({values}) ON CONFLICT ({key}) DO UPDATE SET {changes}"
+    )
+    connection.exec_driver_sql(sql, list(rows))
+
+
 _ROWS_A_STATEMENT = 500
 """Both take tens of thousands of values in one statement."""
 

@@ -82,6 +82,7 @@ batches = sa.Table(
     sa.Column("breaker_from", Instant, comment="the circuit breaker counts what was begun after this"),
     sa.Column("cancelled_by", sa.Text),
     sa.Column("fallbacks_cancelled_at", Instant, comment="when it was cancelled with its fallbacks"),
+    sa.Column("links_revoked_at", Instant, comment="when all its links were revoked, those made later too"),
 )
 
 general_pause = sa.Table(
@@ -263,6 +264,47 @@ patient_marks = sa.Table(
     sa.Column("mark", sa.Text, primary_key=True, comment="deceased | invalidated | exit_coded"),
     sa.Column("marked_at", Instant, nullable=False),
     sa.Column("source", sa.Text, nullable=False),
+)
+
+REVOKED = "revoked_at IS NOT NULL"
+LOCKED = "locked_at IS NOT NULL"
+
+links = sa.Table(
+    "links",
+    metadata,
+    sa.Column("token_hash", sa.Text, primary_key=True, comment="SHA-256: the token itself is nowhere"),
+    sa.Column("batch", sa.Text, sa.ForeignKey("batches.batch"), nullable=False),
+    sa.Column("patient", sa.Text, nullable=False, comment="keyed hash of the NHS number"),
+    sa.Column("kind", sa.Text, nullable=False, comment="attachment | questionnaire | self_book"),
+    sa.Column("made_at", Instant, nullable=False),
+    # Personal, for who has the key: emptied by the purge. Without it the link opens no more.
+    sa.Column("birth_hash", sa.Text, comment="keyed hash of the date of birth, another one in each link"),
+    sa.Column(
+        "wrong_tries",
+        sa.Integer,
+        nullable=False,
+        server_default="0",
+        comment="dates of birth, since the last right one",
+    ),
+    sa.Column("locked_at", Instant),
+    sa.Column("revoked_at", Instant, comment="by itself; a batch's links are revoked with the batch"),
+    # Each is the first time.
+    sa.Column("opened_at", Instant, comment="with the right date of birth"),
+    sa.Column("downloaded_at", Instant),
+    sa.UniqueConstraint("batch", "patient"),
+    _partial_index("ix_links_revoked", REVOKED, "batch", "patient"),
+    _partial_index("ix_links_locked", LOCKED, "batch", "patient"),
+)
+
+wrong_dates = sa.Table(
+    "wrong_dates",
+    metadata,
+    sa.Column("id", RowId, primary_key=True, autoincrement=True),
+    sa.Column("address", sa.Text, nullable=False, comment="keyed hash of the network address that tried"),
+    sa.Column("tried_at", Instant, nullable=False),
+    sa.Index(None, "address", "tried_at"),
+    sa.Index(None, "tried_at"),
+    comment="wrong dates of birth of the last hour, so that no address tries many links",
 )
 
 pds_answers = sa.Table(

@@ -181,7 +181,8 @@ class Carrier:
         with self.run.ledger.read() as connection:
             rows = held.fresh or chunks.messages(connection, held.chunk, unanswered=not again_whole)
             state = chunks.standing(connection, held.chunk)
-        messages = [OutgoingMessage(*row[: len(fields(OutgoingMessage))]) for row in cast(list[Any], rows)]
+        whole = map(self.run.complete, rows)
+        messages = [OutgoingMessage(*row[: len(fields(OutgoingMessage))]) for row in cast(Iterable[Any], whole)]
         if posted and messages and self.provider.recovery is Recovery.CAN_BE_ASKED:
             there = self.provider.held([message.reference for message in messages])
             self._record_part(held, there)

@@ -70,6 +70,7 @@ class Run:
     before_post: Callable[[Chunk, Sequence[Message] | None], object] | None = None
     before_return: Callable[[Chunk], object] | None = None
     was_posted: Callable[[Chunk], bool] = lambda _: False
+    complete: Callable[[Message], Message] = lambda message: message
 
     done: Dispatched = field(default_factory=Dispatched)
     answered: int = 0

@@ -62,6 +62,7 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
     before_post: Callable[[Chunk, Sequence[Message] | None], object] | None = None,
     before_return: Callable[[Chunk], object] | None = None,
     was_posted: Callable[[Chunk], bool] = lambda _: False,
+    complete: Callable[[Message], Message] = lambda message: message,
 ) -> Dispatched:
     """Sends every unsent message of a batch's step, and finishes the chunks that others left open.
 
@@ -85,6 +86,7 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
             the channel.
         before_return: called, by the same thread, before messages of a chunk that was surely not taken are unsent again.
         was_posted: asked before a chunk is taken over that waits for its first post, by what the ledger says.
+        complete: gives a queued message what is in no queue, such as the patient's own address: the same at each post.
 
     Raises:
         Refused: for an unknown batch, one without an outbox, or one planned for other providers than these.
@@ -104,6 +106,7 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
         before_post=before_post,
         before_return=before_return,
         was_posted=was_posted,
+        complete=complete,
     )
     _let_work(run, _begin(run, providers))
     return _end(run)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from batch_pipeline.ledger import batches as batches_
-from batch_pipeline.ledger import chunks, controls
+from batch_pipeline.ledger import chunks, controls, links
 from batch_pipeline.ledger.dialects import insert, unindexed
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import (
@@ -26,7 +26,16 @@ from batch_pipeline.ledger.tables import (
 )
 from batch_pipeline.rules.failure_codes import mark_of
 
-Against = Literal["deceased", "exit_coded", "invalidated", "cancelled", "opted_out", "no_number", "likely_to_fail"]
+Against = Literal[
+    "deceased",
+    "exit_coded",
+    "invalidated",
+    "cancelled",
+    "link_revoked",
+    "opted_out",
+    "no_number",
+    "likely_to_fail",
+]
 """Why a fallback doesn't go. ``cancelled`` is for a batch that was cancelled with its fallbacks."""
 
 AT_ONCE = 5_000
@@ -124,7 +133,11 @@ def _candidates(batch: str, now: datetime) -> sa.Select[Any]:
         "policy", "failed_at", "failure_code",
     )  # fmt: skip
     return (
-        sa.select(*(attempts.c[name] for name in wanted), mark.scalar_subquery().label("mark"))
+        sa.select(
+            *(attempts.c[name] for name in wanted),
+            mark.scalar_subquery().label("mark"),
+            links.is_revoked().label("link_revoked"),
+        )
         .where(unindexed(attempts.c.batch) == batch, *_due(now))
         .limit(AT_ONCE)
         .with_for_update(of=attempts, skip_locked=True)
@@ -139,6 +152,7 @@ def _against(row: sa.Row[Any], facts: FallbackFacts, *, cancelled: bool) -> Agai
     reasons: Mapping[Against, bool] = {
         "deceased": row.patient in facts.deceased,
         "cancelled": cancelled,
+        "link_revoked": row.link_revoked,
         "opted_out": row.patient in facts.opted_out,
         "no_number": row.fallback_number is None or row.sms_text is None,
         "likely_to_fail": row.address_hash in facts.likely_to_fail,

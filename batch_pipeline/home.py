@@ -64,6 +64,11 @@ class Home:
         return self.data / "cohort_files"
 
     @property
+    def kept_attachments(self) -> Path:
+        """The files that go with batches, each under the SHA-256 of its content."""
+        return self.data / "attachment_files"
+
+    @property
     def reports(self) -> Path:
         """CSVs, a folder a batch."""
         return self.root / "reports"
@@ -122,6 +127,7 @@ class Home:
             self.inbox,
             self.data,
             self.kept_cohorts,
+            self.kept_attachments,
             self.reports,
             self.dagster,
         )

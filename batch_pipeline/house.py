@@ -34,6 +34,7 @@ from batch_pipeline.providers.bounces import Bounces
 from batch_pipeline.providers.protocol import Channel, Provider, ReceiptSource
 from batch_pipeline.providers.simulator import Shares, Simulator
 from batch_pipeline.rules import paths, policy
+from batch_pipeline.rules.links import LinkKeys
 from batch_pipeline.sending import fallbacks
 from batch_pipeline.sending.unread_news import UnreadNews
 from batch_pipeline.settings import (
@@ -101,6 +102,14 @@ class House:
         """The keyed hash of NHS numbers and phone numbers."""
         return Hasher(load_or_make_key(self.home.hash_key_path))
 
+    @cached_property
+    def link_keys(self) -> LinkKeys:
+        """The keys of patients' links, none of which tells of another, or of the key that they come from."""
+        key_for = self.hasher.key_for
+        return LinkKeys(
+            tokens=key_for("link tokens"), births=key_for("dates of birth of links"), sessions=key_for("link sessions")
+        )
+
     def workspace(self, workspace_id: str) -> Workspace:
         """The workspace of that id; ``Refused`` for none or a faulty one."""
         return load_workspace(self.home, workspace_id)
@@ -116,6 +125,10 @@ class House:
     def kept_cohort(self, sha256: str) -> Path:
         """Where a submitted cohort is kept, byte for byte, under its SHA-256."""
         return self.home.kept_cohorts / f"{sha256}.csv"
+
+    def kept_attachment(self, sha256: str) -> Path:
+        """Where the file that goes with a batch is kept, byte for byte, under its SHA-256."""
+        return self.home.kept_attachments / sha256
 
     def table(self, asset: str, batch: str) -> Path:
         """Where the table of an asset stands; one that hasn't been made isn't there."""

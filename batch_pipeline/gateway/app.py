@@ -1,4 +1,4 @@
-"""The ASGI app: its routes, and what is answered when.
+"""The ASGI app: its routes, and what is answered to providers when. Patients' pages are in ``pages``.
 
 A provider's call is answered 202 only after the commit that holds what it said, so whatever isn't acknowledged is sent
 again, by the provider. A call that comes again (a repeat, or a genuine one that somebody recorded and replays) is
@@ -32,17 +32,15 @@ from batch_pipeline.gateway.callbacks import (
     Reading,
     refuse_unstorable,
 )
-from batch_pipeline.gateway.logs import Told, log_answer, make_log, where
+from batch_pipeline.gateway.logs import TOLD, Told, log_answer, make_log, where
 from batch_pipeline.gateway.openapi import document
+from batch_pipeline.gateway.pages.routes import Pages, PagesOf
 from batch_pipeline.gateway.readiness import Readiness
 from batch_pipeline.gateway.storing import Full, NotStored, Storing
 from batch_pipeline.ledger.engine import Ledger
 
 Readers = Mapping[tuple[str, str], CallbackReader]
 """By workspace and provider, both as they stand in the path."""
-
-_TOLD = "batch_pipeline.told"
-"""Where a request's `Told` lies in its scope."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +62,12 @@ def make_app(
     limits: GatewayLimits | None = None,
     log: Any = None,
     new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    pages: PagesOf | None = None,
 ) -> ASGIApp:
-    """The gateway over a ledger. ``clock`` says when a receipt was received; ``log`` is of ``make_log``."""
+    """The gateway over a ledger. ``clock`` says when a receipt was received; ``log`` is of ``make_log``.
+
+    ``pages``: what the patients' pages need of a home; without it there are none.
+    """
     limits = limits or GatewayLimits()
     log = log or make_log()
     storing = Storing(ledger, clock, most_waiting=limits.receipts_waiting, seconds=limits.storing_seconds)
@@ -87,6 +89,7 @@ def make_app(
             Route("/healthz", _healthz),
             Route("/readyz", readyz),
             Route("/openapi.json", _openapi),
+            *(Pages(ledger, pages, clock).routes() if pages is not None else ()),
         ],
         exception_handlers={HTTPException: _refuse, Exception: _fail},
         lifespan=lifespan,
@@ -129,7 +132,7 @@ class _Callbacks:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        told: Told = scope[_TOLD]
+        told: Told = scope[TOLD]
         told.event = "callback"
         workspace, provider = request.path_params["workspace"], request.path_params["provider"]
         reader = self._readers.get((workspace, provider))
@@ -200,7 +203,7 @@ class _Logged:
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
             await send(message)
 
-        scope[_TOLD] = told
+        scope[TOLD] = told
         try:
             await self._app(scope, receive, answer)
         except (ClientDisconnect, asyncio.CancelledError) as gone:

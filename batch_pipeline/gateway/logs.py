@@ -16,6 +16,9 @@ from typing_extensions import override
 
 from batch_pipeline.errors import Refused
 
+TOLD = "batch_pipeline.told"
+"""Where a request's `Told` lies in its scope."""
+
 
 @dataclass(slots=True)
 class Told:

@@ -20,6 +20,8 @@ from batch_pipeline.errors import Refused
 from batch_pipeline.gateway.app import Readers, make_app
 from batch_pipeline.gateway.callbacks import CallbackReader
 from batch_pipeline.gateway.logs import SERVER_LOGGING
+from batch_pipeline.gateway.pages.routes import PagesOf
+from batch_pipeline.gateway.pages.views import Sender
 from batch_pipeline.gateway.readers import GovukNotifyCallbacks, NhsNotifyCallbacks
 from batch_pipeline.home import Home
 from batch_pipeline.house import House
@@ -38,7 +40,7 @@ _SWITCH_SECONDS = 0.001
 
 
 def serve(house: House, host: str, port: int, workers: int) -> None:
-    """Serves a home's callbacks until it is told to stop (SIGINT, SIGTERM), storing what was taken until then.
+    """Serves a home's callbacks and its patients' pages until it is told to stop (SIGINT, SIGTERM), storing what was taken until then.
 
     ``Refused`` for a ledger or settings that can't be used, a port that is taken, several workers over SQLite.
     """
@@ -74,7 +76,17 @@ def readers_of(house: House) -> Readers:
 
 def _app_of(home: Home) -> ASGIApp:
     house = House(home)
-    return make_app(house.ledger, readers_of(house), lambda: datetime.now(UTC))
+    return make_app(house.ledger, readers_of(house), lambda: datetime.now(UTC), pages=pages_of(house))
+
+
+def pages_of(house: House) -> PagesOf:
+    """What the patients' pages need of a home. ``Refused`` for a faulty workspace."""
+    return PagesOf(
+        keys=house.link_keys,
+        senders={each.id: Sender(each.name, each.zone) for each in load_workspaces(house.home)},
+        kept_attachment=house.kept_attachment,
+        hashed=house.hasher.hash,
+    )
 
 
 def run(make: Callable[[], ASGIApp], host: str, port: int, workers: int = 1) -> None:

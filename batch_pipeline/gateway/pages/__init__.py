@@ -1,0 +1,1 @@
+"""What patients see who open their link: rendered here, in the NHS design system, without a line of JavaScript."""

@@ -1,0 +1,66 @@
+"""What the pages ask of the ledger, on threads of their own: a writer that keeps it busy must not stop every page."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date, datetime
+from typing import TypeVar
+
+from sqlalchemy.exc import OperationalError
+
+from batch_pipeline.errors import Refused
+from batch_pipeline.ledger import links
+from batch_pipeline.ledger.engine import Ledger
+from batch_pipeline.ledger.links import Link, Tried
+from batch_pipeline.rules import links as rules
+from batch_pipeline.rules.links import LinkKeys
+
+_AT_ONCE = 4
+Found = TypeVar("Found")
+
+
+class Busy(Exception):
+    """The ledger can't be asked now, or took too long. Names the cause by its type."""
+
+
+class Opening:
+    """Asks about links."""
+
+    def __init__(self, ledger: Ledger, keys: LinkKeys, hashed: Callable[[str], str], *, seconds: float) -> None:
+        self._ledger = ledger
+        self._keys = keys
+        self._hashed = hashed
+        self._seconds = seconds
+        self._threads = ThreadPoolExecutor(_AT_ONCE, "links")
+
+    async def find(self, token_hash: str) -> Link | None:
+        """The link of a token's hash."""
+        return await self._ask(lambda: self._find(token_hash))
+
+    async def try_date(self, token_hash: str, born: date, address: str, now: datetime) -> Tried:
+        """Tries a date of birth from a network address. One that took too long may count all the same."""
+        return await self._ask(lambda: self._try(token_hash, born, address, now))
+
+    async def note_download(self, token_hash: str, now: datetime) -> None:
+        """Notes that the attachment was fetched."""
+        await self._ask(lambda: self._note_download(token_hash, now))
+
+    async def _ask(self, question: Callable[[], Found]) -> Found:
+        asked = asyncio.get_running_loop().run_in_executor(self._threads, question)
+        try:
+            return await asyncio.wait_for(asked, self._seconds)
+        except (TimeoutError, OperationalError, Refused) as error:
+            raise Busy(type(error).__name__) from None
+
+    def _find(self, token_hash: str) -> Link | None:
+        with self._ledger.read() as connection:
+            return links.find(connection, token_hash)
+
+    def _try(self, token_hash: str, born: date, address: str, now: datetime) -> Tried:
+        birth_hash = rules.birth_hash(self._keys, token_hash, born)
+        with self._ledger.write() as connection:
+            return links.try_date(connection, token_hash, birth_hash, self._hashed(address), now)
+
+    def _note_download(self, token_hash: str, now: datetime) -> None:
+        with self._ledger.write() as connection:
+            links.note_download(connection, token_hash, now)

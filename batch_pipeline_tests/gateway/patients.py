@@ -1,0 +1,146 @@
+"""A batch with an attachment, sent, and a patient's browser before the gateway's pages."""
+
+import asyncio
+import hashlib
+import io
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import httpx
+from starlette.types import ASGIApp
+
+from batch_pipeline.gateway.app import make_app
+from batch_pipeline.gateway.logs import make_log
+from batch_pipeline.gateway.pages.routes import PageLimits, PagesOf
+from batch_pipeline.gateway.pages.views import Sender
+from batch_pipeline.ledger import batches, links, outbox
+from batch_pipeline.ledger.engine import Ledger
+from batch_pipeline.rules.links import token_of
+from batch_pipeline_tests.ledger.given import BATCH, HASHER, NOW, PLAN, begin, lines, patient, rows, submission
+from batch_pipeline_tests.ledger.test_links import BORN, KEYS
+from batch_pipeline_tests.ledger.test_links import rows as birth_rows
+
+SITE = "https://msg.example.org"
+PDF = b"%PDF-1.7 a leaflet about flu"
+
+
+def attachment(content: bytes = PDF, name: str = "Flu leaflet.pdf") -> dict[str, Any]:
+    sha256 = hashlib.sha256(content).hexdigest()
+    return {"name": name, "sha256": sha256, "media_type": "application/pdf", "label": "PDF", "bytes": len(content)}
+
+
+def sent_batch(ledger: Ledger, kept: Path, count: int = 3, batch: str = BATCH, content: bytes = PDF) -> None:
+    """A batch whose messages went, each with a link to its attachment."""
+    file = attachment(content)
+    (kept / file["sha256"]).write_bytes(content)
+    with ledger.write() as connection:
+        spec = batches.spec_json({"batch": batch, "attachment": file})
+        batches.register(connection, submission(batch, spec=spec), NOW)
+        batches.record_plan(connection, batch, PLAN, {}, NOW)
+        batches.mark_reviewed(connection, batch, PLAN, NOW)
+        batches.approve(connection, batch, "Dr Grey", PLAN, NOW)
+    recipients = lines(count)
+    links.write(ledger, batch, "attachment", KEYS, birth_rows(*(each.line for each in recipients)), NOW)
+    outbox.write(ledger, batch, PLAN, rows(recipients), NOW)
+    begin(ledger, *(each.line for each in recipients), batch=batch)
+
+
+@dataclass
+class Clock:
+    now: datetime = NOW + timedelta(hours=1)
+    steady: float = 0
+
+    def wait(self, span: timedelta) -> None:
+        self.now += span
+        self.steady += span.total_seconds()
+
+
+class Client:
+    """Asks an app as a browser at an address does, cookies and all."""
+
+    def __init__(self, app: ASGIApp, address: str) -> None:
+        transport = httpx.ASGITransport(app, client=(address, 50_000))  # type: ignore[arg-type]
+        self._client = httpx.AsyncClient(transport=transport, base_url=SITE)
+        self.cookies, self.headers = self._client.cookies, self._client.headers
+        self._loop = asyncio.new_event_loop()
+
+    def __del__(self) -> None:
+        self._loop.close()
+
+    def request(self, method: str, place: str, **more: Any) -> httpx.Response:
+        return self._loop.run_until_complete(self._client.request(method, place, **more))
+
+    def get(self, place: str) -> httpx.Response:
+        return self.request("GET", place)
+
+    def post(self, place: str, data: dict[str, str]) -> httpx.Response:
+        return self.request("POST", place, data=data)
+
+
+@dataclass
+class Desk:
+    """The gateway over a ledger, with its log, and browsers before it."""
+
+    ledger: Ledger
+    kept: Path
+    clock: Clock = field(default_factory=Clock)
+    limits: PageLimits = field(default_factory=PageLimits)
+    log: io.StringIO = field(default_factory=io.StringIO)
+
+    def app(self) -> ASGIApp:
+        pages = PagesOf(
+            keys=KEYS,
+            senders={"riverside": Sender("Riverside <Surgery>", ZoneInfo("Europe/London"))},
+            kept_attachment=lambda sha256: self.kept / sha256,
+            hashed=HASHER.hash,
+            limits=self.limits,
+            steady=lambda: self.clock.steady,
+        )
+        return make_app(self.ledger, {}, lambda: self.clock.now, log=make_log(self.log), pages=pages)
+
+    def browser(self, address: str = "192.0.2.7") -> "Browser":
+        return Browser(Client(self.app(), address))
+
+    def logged(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.getvalue().splitlines()]
+
+
+@dataclass
+class Browser:
+    """As a patient uses it: fills in the form that is shown."""
+
+    client: Client
+
+    def open(self, token: str) -> httpx.Response:
+        return self.client.get(f"/{token}")
+
+    def type_in(self, token: str, born: date | tuple[str, str, str] = BORN, **more: str) -> httpx.Response:
+        """Opens the link and gives a date of birth; the answer to that, before any redirect."""
+        form = hidden(self.open(token))
+        parts = (str(born.day), str(born.month), str(born.year)) if isinstance(born, date) else born
+        data = dict(zip(("day", "month", "year"), parts, strict=True)) | {"form": form} | more
+        return self.client.post(f"/{token}", data=data)
+
+    def download(self, token: str) -> httpx.Response:
+        return self.client.get(f"/{token}/attachment")
+
+
+def hidden(page: httpx.Response) -> str:
+    """The form's own signature, empty where there is no form."""
+    found = re.search(r'name="form" value="([^"]+)"', page.text)
+    return found[1] if found else ""
+
+
+def words(page: httpx.Response) -> str:
+    """What a person reads of a page."""
+    main = page.text.split("<main", 1)[1].split("</main>", 1)[0]
+    return " ".join(re.sub(r"<[^>]+>", " ", main.split(">", 1)[1]).split())
+
+
+def token(line: int = 2, batch: str = BATCH) -> str:
+    return token_of(KEYS, batch, patient(line))

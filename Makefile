@@ -65,4 +65,4 @@ clean: ## remove .venv, caches and the demo's home folder (asks nothing: an own 
 
 # The stamp is written last: a set-up that was cut short is done again.
 $(READY): requirements.lock pyproject.toml
-	@sh .ci/venv $(VENV) && touch $@
+	@sh .ci/venv $(VENV) && sh .ci/frontend $(VENV) && touch $@

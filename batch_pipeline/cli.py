@@ -267,6 +267,48 @@ def cancel(
 
 
 @app.command()
+def revoke(
+    context: typer.Context,
+    batch: Batch,
+    by: By,
+    line: Annotated[
+        list[int] | None,
+        typer.Option("--line", metavar="N", help="The line of the cohort; may be given often. None: all of the batch."),
+    ] = None,
+    at: At = None,
+) -> None:
+    """Revoke the links of a batch, or of some of its patients, at once and for ever."""
+    from batch_pipeline.operations import controlling
+
+    done = controlling.revoke(context.obj, batch, line or [], by, _now(at))
+    whose = f", {'line' if len(line) == 1 else 'lines'} {', '.join(map(str, line))}" if line else ""
+    if not done.links:
+        _say(f"{batch}{whose}: already: no link of it opens")
+    else:
+        _say(f"{batch}{whose}: {by} revoked {done.links:,} {'link' if done.links == 1 else 'links'} for ever")
+    if done.messages:
+        several = "messages with them are" if done.messages > 1 else "message with them is"
+        _say(f"{done.messages:,} {several} not sent")
+
+
+@app.command()
+def unlock(
+    context: typer.Context,
+    batch: Batch,
+    line: Annotated[int, typer.Option("--line", metavar="N", help="The patient's line of the cohort.")],
+    by: By,
+    at: At = None,
+) -> None:
+    """Let a patient try again whose link was locked by wrong dates of birth."""
+    from batch_pipeline.operations import controlling
+
+    if controlling.unlock(context.obj, batch, line, by, _now(at)):
+        _say(f"{batch}, line {line}: {by} unlocked the link")
+    else:
+        _say(f"{batch}, line {line}: already: the link isn't locked")
+
+
+@app.command()
 def resolve(
     context: typer.Context,
     batch: Batch,
@@ -467,7 +509,10 @@ def gateway(
     port: Annotated[int, typer.Option("--port", min=1, max=65_535, help="The port to listen at.")] = 8080,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; more than one: PostgreSQL only.")] = 1,
 ) -> None:
-    """Take the providers' callbacks into the ledger, until it is stopped. A reverse proxy with TLS stands before it."""
+    """Take the providers' callbacks into the ledger, and show patients what their links open, until it is stopped.
+
+    A reverse proxy with TLS stands before it.
+    """
     from batch_pipeline.gateway.server import serve
 
     serve(context.obj, host, port, workers)

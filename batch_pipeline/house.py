@@ -34,6 +34,7 @@ from batch_pipeline.providers.bounces import Bounces
 from batch_pipeline.providers.protocol import Channel, Provider, ReceiptSource
 from batch_pipeline.providers.simulator import Shares, Simulator
 from batch_pipeline.rules import paths, policy
+from batch_pipeline.rules.attachments import Attachment
 from batch_pipeline.rules.links import LinkKeys
 from batch_pipeline.sending import fallbacks
 from batch_pipeline.sending.unread_news import UnreadNews
@@ -60,6 +61,7 @@ class Submitted:
     message: Message
     """The words as they were when the batch was submitted: a template changed since changes nothing."""
     workspace: Workspace
+    attachment: Attachment | None = None
 
     @property
     def content(self) -> str:
@@ -120,7 +122,8 @@ class House:
             row = batches.get(connection, batch)
         spec = json.loads(row.spec)
         file = BatchFile.model_validate(spec["batch_file"])
-        return Submitted(row, file, Message(**spec["message"]), self.workspace(file.workspace))
+        attachment = Attachment(**spec["attachment"]) if "attachment" in spec else None
+        return Submitted(row, file, Message(**spec["message"]), self.workspace(file.workspace), attachment)
 
     def kept_cohort(self, sha256: str) -> Path:
         """Where a submitted cohort is kept, byte for byte, under its SHA-256."""

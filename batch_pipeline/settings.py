@@ -41,6 +41,21 @@ MessageType = Literal["simple", "questionnaire", "self_book"]
 Approval = Literal["required", "auto"]
 
 
+_SITE = re.compile(r"https://[a-z0-9-]+(\.[a-z0-9-]+)+(:[0-9]{1,5})?", re.ASCII)
+_THIS_MACHINE = re.compile(r"http://(127\.0\.0\.1|localhost)(:[0-9]{1,5})?", re.ASCII)
+
+
+def _site(url: str) -> str:
+    """Without a path: each of its characters costs in every text."""
+    url = url.strip().rstrip("/").lower()
+    if not (_SITE.fullmatch(url) or _THIS_MACHINE.fullmatch(url)):
+        raise ValueError(
+            f'"{url[:80]}" isn\'t allowed; use https:// and a host name of your own, without a path, as in '
+            "https://msg.surgery.example.org"
+        )
+    return url
+
+
 def _required_text(text: str) -> str:
     if not (text := text.strip()):
         raise ValueError("it is empty; write something")
@@ -149,6 +164,8 @@ class Settings(BaseSettings):
     """How long the journal remembers."""
     max_cohort_bytes: ByteSize = Field(ByteSize(4_000_000_000), gt=0)
     """A larger cohort file is refused before it is copied."""
+    max_attachment_bytes: ByteSize = Field(ByteSize(10_000_000), gt=0)
+    """A larger attachment is refused: patients fetch it by their phones."""
     duckdb_memory_limit: MemorySize = "1GB"
     """Per connection; above it DuckDB goes to disk."""
     duckdb_threads: int = Field(2, ge=1)
@@ -326,6 +343,12 @@ class CircuitBreaker(Checked):
         return BreakerRule(self.share, self.least)
 
 
+class LinksChoice(Checked):
+    """Where patients' links lead: the site, on the organisation's own domain, that stands before the gateway."""
+
+    base_url: Annotated[str, AfterValidator(_site)] = Field(description="such as https://msg.surgery.example.org")
+
+
 class Workspace(Checked):
     """One organisation that sends, as ``workspaces/ID.yaml`` has it."""
 
@@ -346,6 +369,7 @@ class Workspace(Checked):
     pds: PdsChoice | None = None
     opt_outs: OptOuts | None = None
     circuit_breaker: CircuitBreaker = CircuitBreaker()
+    links: LinksChoice | None = None
     simulator: SimulatorChoice = SimulatorChoice()
 
     @field_validator("timezone")
@@ -408,6 +432,11 @@ class MessageChoice(Checked):
     attachment: Text | None = None
     snomed: tuple[Snomed, ...] = ()
 
+    @property
+    def carries_link(self) -> bool:
+        """Whether each message has the patient's own address in it."""
+        return self.attachment is not None
+
     @model_validator(mode="after")
     def _keys_that_go_together(self) -> Self:
         if (self.body is None) == (self.template is None):
@@ -441,7 +470,6 @@ class BatchFile(Checked):
 
 _NOT_YET: Mapping[str, Callable[[BatchFile], object]] = MappingProxyType(
     {
-        "message.attachment": lambda batch: batch.message.attachment,
         "message.booking": lambda batch: batch.message.booking,
         "message.saves_responses": lambda batch: batch.message.saves_responses,
         "send_at": lambda batch: batch.send_at,

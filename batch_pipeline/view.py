@@ -66,6 +66,10 @@ def plan(batch: str, plan_hash: str, figures: Mapping[str, Any], reports: Path) 
         if "subject" in sample:
             parts.append(Text(f"Subject: {sample['subject']}"))
         parts.append(Text(sample["text"]))
+    if (file := figures.get("attachment")) is not None:
+        parts.append(Text("\nAttachment, reached by each patient's own link and date of birth", style="bold"))
+        parts.append(Text(f"{file['name']}: {file['type']}, {file['bytes']:,} bytes, SHA-256 {file['sha256']}"))
+        parts.append(Text(f"Look at it before you approve: {file['path']}"))
     parts += _list("Warnings", figures["warnings"], "yellow") + _list("Problems", figures["problems"], "red")
     parts.append(Text(f"\nNon-contactable patients: {reports / 'non_contactable.csv'}"))
     if not figures["problems"]:

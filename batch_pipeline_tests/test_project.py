@@ -44,7 +44,7 @@ def test_ci_runs_the_readme_s_test_command() -> None:
     assert "make test" in (PROJECT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("script", [".ci/run", ".ci/venv"])
+@pytest.mark.parametrize("script", [".ci/run", ".ci/venv", ".ci/frontend"])
 def test_the_scripts_are_sound_shell(script: str) -> None:
     shell = "bash" if script.endswith("run") else "sh"
     subprocess.run([shell, "-n", PROJECT / script], check=True)

@@ -5,10 +5,19 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.home import Home
-from batch_pipeline.settings import BatchFile, Settings, Workspace, load_batch_file, load_workspace, not_yet
+from batch_pipeline.settings import (
+    BatchFile,
+    LinksChoice,
+    Settings,
+    Workspace,
+    load_batch_file,
+    load_workspace,
+    not_yet,
+)
 
 WORKSPACE = "id: x\nname: X Surgery\nods_code: A28095\norganisation_type: gp\nnation: england\n"
 BATCH = "batch: flu-1\nworkspace: x\ncohort: a.csv\nmessage:\n  type: simple\n"
@@ -224,6 +233,31 @@ expires_after: 3d
 )
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("https://msg.surgery.example.org", "https://msg.surgery.example.org"),
+        (" HTTPS://Msg.Surgery.example.org/ ", "https://msg.surgery.example.org"),
+        ("https://msg.example.org:8443", "https://msg.example.org:8443"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+    ],
+)
+def test_links_lead_to_a_site_of_the_workspace_s_own(given: str, kept: str) -> None:
+    assert LinksChoice(base_url=given).base_url == kept
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("", "msg.example.org", "http://msg.example.org", "https://msg.example.org/a", "https://msg", "ftp://a.b"),
+        *("https://a.b?x=1", "https://user@a.b", "https://ä.example.org", "https://a_b.example.org", "https://a.b#c"),
+    ],
+)
+def test_links_lead_nowhere_else(given: str) -> None:
+    with pytest.raises(ValidationError, match="use https:// and a host name of your own"):
+        LinksChoice(base_url=given)
+
+
 def test_a_whole_batch_file_survives_json(tmp_path: Path) -> None:
     made = batch(tmp_path, WHOLE)
     assert made.stagger is not None
@@ -235,7 +269,7 @@ def test_a_whole_batch_file_survives_json(tmp_path: Path) -> None:
 
 def test_what_nothing_carries_out_yet_is_named(tmp_path: Path) -> None:
     said = not_yet(batch(tmp_path, WHOLE))
-    named = ["message.attachment", "message.saves_responses", "send_at", "stagger", "expires_after"]
+    named = ["message.saves_responses", "send_at", "stagger", "expires_after"]
     assert [sentence.split()[0] for sentence in said] == named
     assert all("not yet" in sentence for sentence in said)
     self_book = BATCH.replace("simple", "self_book") + "  body: a\n  booking: clinic\n"

@@ -150,4 +150,11 @@ def _shown(plan: str, figures: dict[str, Any]) -> dict[str, Any]:
         "problems": dg.MetadataValue.md("\n".join(f"- {line}" for line in figures["problems"]) or "none"),
         "providers": dg.MetadataValue.text(json.dumps(figures["providers"])),
         "recipients_total": sum(figures["recipients"].values()),
+        **_attachment(figures.get("attachment")),
     }
+
+
+def _attachment(file: dict[str, Any] | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    return {"attachment": dg.MetadataValue.path(file["path"]), "attachment_sha256": file["sha256"]}

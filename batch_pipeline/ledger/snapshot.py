@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import sqlalchemy as sa
 
+from batch_pipeline.ledger import links
 from batch_pipeline.ledger.tables import attempts
 from batch_pipeline.rules.states import attempt_state_sql
 
@@ -54,6 +55,17 @@ def read_attempts(connection: sa.Connection, batch: str, step: str | None = None
             ],
             schema=SCHEMA,
         )
+
+
+def read_locked(connection: sa.Connection, batch: str) -> pa.Table:
+    """``line, locked_at`` of the batch's links that are locked."""
+    found = links.locked(connection, batch)
+    return pa.table(
+        {
+            "line": pa.array([line for line, _ in found], pa.int32()),
+            "locked_at": pa.array([at for _, at in found], pa.timestamp("us", "UTC")),
+        }
+    )
 
 
 def read_begun(connection: sa.Connection, batch: str) -> pa.Table:

@@ -7,6 +7,7 @@ from typing import Any
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House
 from batch_pipeline.ingest.reader import open_cohort
+from batch_pipeline.operations import attaching
 from batch_pipeline.operations.submission import asks_for_date_of_birth, cohort_of, read_into
 from batch_pipeline.planning.message import Message
 from batch_pipeline.planning.patients import PatientFiles, sort_lines
@@ -30,9 +31,13 @@ def check_file(house: House, file: Path, now: datetime) -> dict[str, Any]:
         raise Refused(f"{file.name}: {problems[0]}")
     today = now.astimezone(workspace.zone).date()
     found = _cohort(house, cohort_of(file, batch), today, needs_date_of_birth=asks_for_date_of_birth(batch))
-    words = Message.of(message.body, message.subject or "", workspace.name, list(found["headings"].values()))
+    attached = attaching.read(house, file, batch)
+    link = attaching.link_in(batch, workspace)
+    words = Message.of(message.body, message.subject or "", workspace.name, list(found["headings"].values()), link)
     if words.unknown_fields:
         raise Refused(f"{file.name}: {fields_unknown(words)}")
+    if words.link_problems:
+        raise Refused(f"{file.name}: {words.link_problems[0]}")
     return {
         **found,
         "file": file.name,
@@ -41,6 +46,7 @@ def check_file(house: House, file: Path, now: datetime) -> dict[str, Any]:
             "workspace": workspace.id,
             "message": batch.message.type,
             "text": message.key[:20],
+            **({} if attached is None else {"attachment": f"{attached.file.name} ({attached.file.label})"}),
         },
     }
 

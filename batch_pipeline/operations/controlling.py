@@ -1,4 +1,4 @@
-"""What a person decides about sending: pausing, resuming, cancelling, and what became of unconfirmed messages."""
+"""What a person decides about sending: pausing, resuming, cancelling, links, what became of unconfirmed messages."""
 
 from collections.abc import Collection, Generator
 from contextlib import closing, contextmanager
@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House
-from batch_pipeline.ledger import controls, restored
+from batch_pipeline.ledger import controls, links, restored
 from batch_pipeline.ledger import unconfirmed as ledger_unconfirmed
 from batch_pipeline.ledger.unconfirmed import Unconfirmed
 from batch_pipeline.operations import dispatching, restoring
@@ -43,6 +43,18 @@ def cancel(house: House, batch: str, by: str, now: datetime, *, with_fallbacks: 
     """Cancels a batch for ever; gives how it is cancelled, and what was ended."""
     with _deciding(house, by) as connection:
         return controls.cancel(connection, batch, by, now, with_fallbacks=with_fallbacks)
+
+
+def revoke(house: House, batch: str, lines: Collection[int], by: str, now: datetime) -> links.Revoked:
+    """Revokes a batch's links, or those of some lines, at once and for ever; gives what it was about."""
+    with _deciding(house, by) as connection:
+        return links.revoke(connection, batch, lines, by, now)
+
+
+def unlock(house: House, batch: str, line: int, by: str, now: datetime) -> bool:
+    """Unlocks a patient's link; false when it isn't locked."""
+    with _deciding(house, by) as connection:
+        return links.unlock(connection, batch, line, by, now)
 
 
 def unconfirmed(house: House, batch: str) -> list[Unconfirmed]:

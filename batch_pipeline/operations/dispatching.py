@@ -13,15 +13,17 @@ import pyarrow as pa
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House, Submitted, owner
-from batch_pipeline.ledger import audit, batches, due, outbox, unread
+from batch_pipeline.ledger import audit, batches, due, links, outbox, unread
 from batch_pipeline.ledger.breaker import Breaker
 from batch_pipeline.operations import restoring, review
 from batch_pipeline.planning.channels import queue
+from batch_pipeline.planning.duck import scan
 from batch_pipeline.planning.message import SAMPLE
 from batch_pipeline.progress import tell
 from batch_pipeline.providers.bounces import Bounces
 from batch_pipeline.providers.protocol import Channel, ChunkRefused, ChunkTooLarge, OutgoingMessage, Unfinished
 from batch_pipeline.rules import emails, phones, policy
+from batch_pipeline.rules import links as link_rules
 from batch_pipeline.rules.fragments import downgrade
 from batch_pipeline.sending import dispatcher, fallbacks, receipts
 from batch_pipeline.sending.recording import Recorder
@@ -86,7 +88,19 @@ def write_outbox(
             raise Refused(
                 f"{batch}: the plan's tables have changed since it was made: make the plan again, review and approve it"
             )
+        if submitted.file.message.carries_link:  # on disk before any message that has one
+            links.write(house.ledger, batch, _kind_of(submitted), house.link_keys, _births(con, patients), now)
         return outbox.write(house.ledger, batch, plan, _rows(con, house, submitted, now), now)
+
+
+def _kind_of(submitted: Submitted) -> link_rules.Kind:
+    return link_rules.kind_of(submitted.file.message.type)
+
+
+def _births(con: duckdb.DuckDBPyConnection, patients: Path) -> Iterator[pa.RecordBatch]:
+    """The dates of birth by which the patients' links open."""
+    query = f"SELECT patient, date_of_birth FROM outgoing JOIN {scan(patients)} p USING (line) ORDER BY line"
+    yield from con.sql(query).to_arrow_reader(_ROWS)
 
 
 def _rows(
@@ -128,7 +142,8 @@ Clock = Callable[[], datetime]
 def send(house: House, batch: str, step: dispatcher.Step, clock: Clock) -> dispatcher.Dispatched:
     """Sends what is queued of a step, each message once, and finishes what a killed run left open.
 
-    Whoever opted out or was found to have died since the plan was made is withdrawn first (SPEC 2.3). ``Refused`` when a
+    Whoever opted out, was found to have died, or whose link was revoked since the plan was made is withdrawn first
+    (SPEC 2.3, 2.12). ``Refused`` when a
     provider takes nothing more, with its reason; what was sent stays sent; and for a ledger that was restored from a
     copy, until it is reconciled.
     """
@@ -138,6 +153,8 @@ def send(house: House, batch: str, step: dispatcher.Step, clock: Clock) -> dispa
     if step == "primary":
         now = clock()
         outbox.withdraw(house.ledger, batch, house.not_to_be_sent(submitted.workspace, now), now)
+        with house.ledger.write() as connection:
+            links.withdraw_revoked(connection, batch, now)
     recorder = Recorder(house.ledger, house.journal)
     with house.providers(submitted.workspace) as providers, closing(house.journal):
         done = dispatcher.dispatch(
@@ -152,6 +169,7 @@ def send(house: House, batch: str, step: dispatcher.Step, clock: Clock) -> dispa
             before_post=recorder.before_post,
             before_return=recorder.before_return,
             was_posted=recorder.was_posted,
+            complete=links.completer(house.link_keys, batch),
         )
     if done.stopped:
         channel, reason = next(iter(done.stopped.items()))

@@ -1,4 +1,4 @@
-"""What is new in the inbox: batch files that, with their cohorts, have come to rest."""
+"""What is new in the inbox: batch files that, with the files that they name, have come to rest."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from pathlib import Path
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House
 from batch_pipeline.ledger import batches
+from batch_pipeline.operations.attaching import attachment_of
 from batch_pipeline.operations.submission import clear_parts, cohort_of
 from batch_pipeline.settings import load_batch_file
 
@@ -19,7 +20,7 @@ _TAKEN = " taken"
 
 @dataclass(frozen=True)
 class Arrival:
-    """A batch file that is whole, and the SHA-256 of its bytes and of its cohort's."""
+    """A batch file that is whole, and the SHA-256 of its bytes and of those of each file that it names."""
 
     batch: str
     spec: str
@@ -48,9 +49,10 @@ def look(house: House, before: Stamps) -> Look:
         try:
             file = load_batch_file(spec)
             cohort = cohort_of(spec, file)
-            stamp = f"{_stamp(spec)} {_stamp(cohort)}"
+            files = [each for each in (spec, cohort, attachment_of(spec, file)) if each is not None]
+            stamp = " ".join(map(_stamp, files))
             if before.get(spec.name) == stamp:
-                arrived.append(Arrival(file.batch, spec.name, _content(spec, cohort)))
+                arrived.append(Arrival(file.batch, spec.name, ":".join(map(sha256, files))))
         except Refused as refusal:
             faulty.append(str(refusal))
             continue
@@ -63,14 +65,17 @@ def look(house: House, before: Stamps) -> Look:
 
 
 def is_planned(house: House, batch: str, spec: str) -> bool:
-    """Whether this very batch file and cohort have their plan already, made by the shell, say."""
+    """Whether this very batch file, its cohort and its attachment have their plan already, made by the shell, say."""
     path = house.home.inbox / spec
     try:
         known = house.submitted(batch)
         same = known.file == load_batch_file(path) and known.row.current_plan is not None
+        attached = attachment_of(path, known.file)
     except Refused:
         return False
-    return same and known.row.cohort_sha256 == sha256(cohort_of(path, known.file))
+    kept = known.attachment and known.attachment.sha256
+    same_file = kept == (attached and sha256(attached))
+    return same and same_file and known.row.cohort_sha256 == sha256(cohort_of(path, known.file))
 
 
 def replaced(house: House, batch: str) -> str:
@@ -85,10 +90,6 @@ def replaced(house: House, batch: str) -> str:
 def _stamp(path: Path) -> str:
     found = path.stat()
     return f"{found.st_size}:{found.st_mtime_ns}"
-
-
-def _content(spec: Path, cohort: Path) -> str:
-    return f"{sha256(spec)}:{sha256(cohort)}"
 
 
 def sha256(path: Path) -> str:

@@ -76,13 +76,14 @@ def write_outcome_reports(
         with house.ledger.read() as connection:  # one state of the ledger: the rows, and whether they are the last
             attempts = scan(_write_attempts(connection, batch, folder / "attempts"))
             ended = figures.status(connection, batch).all_ended
+            pq.write_table(snapshot.read_locked(connection, batch), folder / "locked")
         tables = {"patients": scan(patients), "attempts": attempts, "zone": zone}
         written = _write(
             house.home.reports / batch,
             con,
             {
                 columns.OUTCOMES: lambda own: lists.outcomes(own, channel_plan=scan(channel_plan), **tables),
-                columns.FOLLOW_UP: lambda own: lists.follow_up(own, **tables),
+                columns.FOLLOW_UP: lambda own: lists.follow_up(own, locked=scan(folder / "locked"), **tables),
             },
         )
     if ended:

@@ -11,6 +11,7 @@ import duckdb
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House, Submitted, content_of
 from batch_pipeline.ledger import batches
+from batch_pipeline.operations import attaching
 from batch_pipeline.planning import plan as planning
 from batch_pipeline.planning.duck import scan
 from batch_pipeline.planning.message import Message
@@ -25,7 +26,7 @@ def message_of(con: duckdb.DuckDBPyConnection, submitted: Submitted, cohort: Pat
     columns = [row[0] for row in con.sql(f"DESCRIBE FROM {scan(cohort)}").fetchall()]
     text = submitted.message
     subject = text.subject or f"Message from {submitted.workspace.name}"
-    return Message.of(text.body, subject, submitted.workspace.name, columns)
+    return Message.of(text.body, subject, submitted.workspace.name, columns, attaching.link_of(submitted))
 
 
 def sample_of(house: House, submitted: Submitted) -> tuple[str, str]:
@@ -55,6 +56,7 @@ def draw_up_plan(
             providers=workspace.providers.names,
             prices=workspace.prices.as_prices(),
             problems=not_yet(file),
+            attachment=attaching.shown(house, submitted),
         ),
         message=message_of(con, submitted, files.cohort),
         snapshot=snapshot,

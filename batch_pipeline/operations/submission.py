@@ -19,6 +19,7 @@ from batch_pipeline.errors import Refused
 from batch_pipeline.house import ORIGIN, House, content_of
 from batch_pipeline.ingest.reader import CohortReader, CohortShape, open_cohort
 from batch_pipeline.ledger import batches
+from batch_pipeline.operations import attaching
 from batch_pipeline.settings import BatchFile, load_batch_file
 from batch_pipeline.templates import Message, resolve_message
 
@@ -59,8 +60,11 @@ def take_in(house: House, batch: str, spec: str | None, folder: Path, now: datet
         raise Refused(f"{spec}: it says batch {file.batch}, but this run is for {batch}: submit it under its own name")
     source = cohort_of(house.home.inbox / spec, file)
     # A fault in their settings is better told now than after the approval.
-    house.check_providers(house.workspace(file.workspace))
+    workspace = house.workspace(file.workspace)
+    house.check_providers(workspace)
     message = resolve_message(file, house.home)
+    attaching.link_in(file, workspace)
+    attached = attaching.read(house, house.home.inbox / spec, file)
     # Looked at before it is copied: a file over the limit, or no text at all, is refused at once.
     open_cohort(source, label=source.name, max_bytes=house.settings.max_cohort_bytes)
     copied = folder / "raw"
@@ -71,10 +75,12 @@ def take_in(house: House, batch: str, spec: str | None, folder: Path, now: datet
         reader = open_cohort(copied, label=source.name, max_bytes=house.settings.max_cohort_bytes)
 
         def submitted() -> batches.Submission:
-            return _submission(file, message, source.name, told.result())
+            return _submission(file, message, attached, source.name, told.result())
 
         intake = _read(reader, house, submitted, folder)
     submission = submitted()
+    if attached is not None:
+        attached.keep(house)
     with house.ledger.write() as connection:
         batches.register(connection, submission, now)
         _keep(copied, intake.kept)
@@ -83,7 +89,7 @@ def take_in(house: House, batch: str, spec: str | None, folder: Path, now: datet
 
 def asks_for_date_of_birth(file: BatchFile) -> bool:
     """Whether the message carries a link, which opens by the date of birth (SPEC 2.2, 2.12)."""
-    return file.message.attachment is not None or file.message.booking is not None
+    return file.message.carries_link or file.message.booking is not None
 
 
 def cohort_of(spec: Path, file: BatchFile) -> Path:
@@ -96,12 +102,15 @@ def cohort_of(spec: Path, file: BatchFile) -> Path:
     return source
 
 
-def _submission(file: BatchFile, message: Message, cohort_name: str, sha256: str) -> batches.Submission:
+def _submission(
+    file: BatchFile, message: Message, attached: attaching.Attached | None, cohort_name: str, sha256: str
+) -> batches.Submission:
+    came_with = {} if attached is None else {"attachment": attached.file.as_dict()}
     return batches.Submission(
         batch=file.batch,
         workspace=file.workspace,
         message_type=file.message.type,
-        message_key=message.key,
+        message_key=message.key if attached is None else f"{message.key}+{attached.file.sha256}",
         questionnaire=file.message.questionnaire,
         allow_repeat=file.allow_repeat,
         approval=file.approval,
@@ -109,6 +118,7 @@ def _submission(file: BatchFile, message: Message, cohort_name: str, sha256: str
             {
                 "batch_file": file.model_dump(mode="json", exclude_none=True),
                 "message": message.as_dict(),
+                **came_with,
             }
         ),
         cohort_name=cohort_name,
@@ -171,9 +181,12 @@ def _is_in_inbox(house: House, spec: Path) -> bool:
     return spec.parent.resolve() == house.home.inbox.resolve()
 
 
-def _stays_where_it_is(file: BatchFile) -> bool:
-    """Whether the batch file gives its cohort's whole path, which holds from the inbox as well."""
-    return Path(file.cohort).expanduser().is_absolute()
+def _companions(spec: Path, file: BatchFile) -> dict[str, Path]:
+    """The files that come into the inbox with a batch file: not those of which it gives the whole path."""
+    named = {"cohort": file.cohort, "message.attachment": file.message.attachment}
+    return {
+        what: spec.parent / name for what, name in named.items() if name and not Path(name).expanduser().is_absolute()
+    }
 
 
 def check_inbox(house: House, spec: Path) -> None:
@@ -182,10 +195,12 @@ def check_inbox(house: House, spec: Path) -> None:
     source = cohort_of(spec, file)
     if _is_in_inbox(house, spec):
         return
-    if not (_stays_where_it_is(file) or source.parent.resolve() == spec.parent.resolve()):
-        raise Refused(
-            f"{spec.name}: cohort: {file.cohort} isn't in the same folder: move it there, or give its whole path"
-        )
+    companions = _companions(spec, file)
+    for what, path in companions.items():
+        if path.parent.resolve() != spec.parent.resolve():
+            raise Refused(
+                f"{spec.name}: {what}: {path.name} isn't in the same folder: move it there, or give its whole path"
+            )
     size = source.stat().st_size
     if size > house.settings.max_cohort_bytes:
         raise Refused(
@@ -196,9 +211,10 @@ def check_inbox(house: House, spec: Path) -> None:
             theirs = load_batch_file(other)
         except Refused:
             continue
-        for mine in (spec, source):
+        for mine in (spec, *companions.values()):
             there = house.home.inbox / mine.name
-            is_theirs = theirs.batch != file.batch and mine.name in (other.name, theirs.cohort)
+            names = (other.name, theirs.cohort, theirs.message.attachment)
+            is_theirs = theirs.batch != file.batch and mine.name in names
             if is_theirs and there.is_file() and not filecmp.cmp(mine, there, shallow=False):
                 raise Refused(
                     f"{mine.name}: the inbox has another file of this name, of batch {theirs.batch}: rename yours"
@@ -206,16 +222,16 @@ def check_inbox(house: House, spec: Path) -> None:
 
 
 def into_inbox(house: House, spec: Path) -> str:
-    """Copies a batch file and its cohort into the inbox unless they are there; gives the file's name in it.
+    """Copies a batch file, its cohort and its attachment into the inbox unless they are there; gives the file's name in it.
 
-    The cohort first and each under its whole name at once, so that the inbox sensor never sees half of them.
+    The batch file last and each under its whole name at once, so that the inbox sensor never sees half of them.
     """
     check_inbox(house, spec)
     if _is_in_inbox(house, spec):
         return spec.name
     file = load_batch_file(spec)
     clear_parts(house)
-    for path in (spec,) if _stays_where_it_is(file) else (cohort_of(spec, file), spec):
+    for path in (*_companions(spec, file).values(), spec):
         # A name of its own: of two shells that submit at once, none cuts off the other's copy.
         with NamedTemporaryFile(
             dir=house.home.inbox, prefix=f"{_PART}{path.name}.", suffix=".part", delete=False

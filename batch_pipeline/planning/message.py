@@ -1,6 +1,7 @@
 """The message over set work: its fields as columns, and what each patient's text is and takes.
 
-A message may name the patient's fields, any other column of the cohort, and ``organisation_name``.
+A message may name the patient's fields, any other column of the cohort, ``organisation_name``, and ``link`` where it
+carries one.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from batch_pipeline.planning.duck import literal, scan
-from batch_pipeline.rules import cells, names
+from batch_pipeline.rules import cells, links, names
 from batch_pipeline.rules.fragments import unless_blank_sql
 from batch_pipeline.rules.headings import FIELDS
 from batch_pipeline.rules.text import TextTemplate, compile_text
@@ -56,15 +57,25 @@ class Message:
     subject: TextTemplate
     organisation_name: str
     cohort_columns: Sequence[str]
+    link: str | None = None
+    """The address that ``{{ link }}`` stands for, with a token still to come; none: the message carries no link."""
 
     @classmethod
-    def of(cls, body: str, subject: str, organisation_name: str, cohort_columns: Sequence[str]) -> "Message":
+    def of(
+        cls,
+        body: str,
+        subject: str,
+        organisation_name: str,
+        cohort_columns: Sequence[str],
+        link: str | None = None,
+    ) -> "Message":
         """Compiles both texts; ``Refused`` for anything but plain ``{{ field }}``."""
         return cls(
             compile_text(body, label="message.body"),
             compile_text(subject, label="message.subject"),
             organisation_name,
             cohort_columns,
+            link,
         )
 
     @cached_property
@@ -75,7 +86,24 @@ class Message:
             "organisation_name": literal(self.organisation_name),
             **{name: _filled(f'c."{name}"') for name in self.cohort_columns if name not in own},
             **_PATIENT_FIELDS,
+            **self._link_column,
         }
+
+    @property
+    def _link_column(self) -> dict[str, str]:
+        return {} if self.link is None else {links.FIELD: literal(self.link)}
+
+    @property
+    def link_problems(self) -> list[str]:
+        """What is wrong with the place of the patient's own address in the text."""
+        if self.link is None:
+            return []
+        found: list[str] = []
+        if links.FIELD not in self.body.fields:
+            found.append("the message carries a link, but its text doesn't say where: write {{ link }} into the text")
+        if links.FIELD in self.subject.fields:
+            found.append("{{ link }} stands in the subject: write it into the text alone")
+        return found
 
     @property
     def fields(self) -> set[str]:
@@ -140,7 +168,7 @@ class Message:
 
     def joins(self, patients: Path, cohort: Path) -> str:
         """The FROM-terms that ``values_sql`` needs, joined to a relation with ``line``."""
-        others = set(self.known_fields) - _PATIENT_FIELDS.keys() - {"organisation_name"}
+        others = set(self.known_fields) - _PATIENT_FIELDS.keys() - self._link_column.keys() - {"organisation_name"}
         return f" JOIN {scan(patients)} p USING (line)" + (f" JOIN {scan(cohort)} c USING (line)" if others else "")
 
     def sample(self) -> tuple[str, str]:
@@ -149,5 +177,6 @@ class Message:
             **{name: f"‹{name}›" for name in self.fields},
             **SAMPLE,
             "organisation_name": self.organisation_name,
+            **({} if self.link is None else {links.FIELD: self.link}),
         }
         return self.subject.render(values), self.body.render(values)

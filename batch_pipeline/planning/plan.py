@@ -82,6 +82,8 @@ class Sender:
     prices: costs.Prices
     problems: Sequence[str]
     """What the batch file asks for and can't be done yet."""
+    attachment: Mapping[str, Any] | None = None
+    """The file that goes with it: what a person needs to look at that very file."""
 
 
 def draw_up(
@@ -100,6 +102,7 @@ def draw_up(
     messages, fragments = _load_of(con, files.channel_plan)
     problems = [
         *sender.problems,
+        *message.link_problems,
         *_problems(con, files, message, sender.message_type),
     ]
     planned = costs.Sent(messages["email"], messages["nhs_app"], fragments["sms"])
@@ -121,6 +124,7 @@ def draw_up(
         "warnings": _warnings(con, files, counted, snapshot, sender),
         "problems": problems,
         "needs_person": snapshot.state == "unknown",
+        **({} if sender.attachment is None else {"attachment": dict(sender.attachment)}),
         "digest": digest_of(files.channel_plan),
     }
 

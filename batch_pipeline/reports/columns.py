@@ -93,7 +93,9 @@ FOLLOW_UP = Report(
         Column("remedy", "What to do", "The next step for a person"),
         Column("since", "Since", "When it came to that, workspace time"),
         Column("provider", "Provider", "Who carried the messages; `simulator` means that nothing was really sent"),
-        Column("code", "Code", "What happened, as a code: unconfirmed, unread_no_fallback, failed or unread"),
+        Column(
+            "code", "Code", "What happened, as a code: unconfirmed, unread_no_fallback, failed, unread or link_locked"
+        ),
     ),
 )
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import duckdb
 
 from batch_pipeline.rules import reasons
-from batch_pipeline.rules.follow_up import FAILURES, FOLLOW_UPS, follow_up_sql
+from batch_pipeline.rules.follow_up import FAILURES, FOLLOW_UPS, LOCKED, follow_up_sql
 from batch_pipeline.rules.names import full_name_sql
 from batch_pipeline.rules.rejections import REJECTIONS
 from batch_pipeline.rules.states import (
@@ -93,14 +93,23 @@ def outcomes(
     """)
 
 
-def follow_up(con: duckdb.DuckDBPyConnection, *, patients: str, attempts: str, zone: str) -> duckdb.DuckDBPyRelation:
-    """Whom a person should look after, as things stand. Arguments as of ``outcomes``."""
+def follow_up(
+    con: duckdb.DuckDBPyConnection, *, patients: str, attempts: str, locked: str, zone: str
+) -> duckdb.DuckDBPyRelation:
+    """Whom a person should look after, as things stand. Arguments as of ``outcomes``.
+
+    ``locked``: the ``line`` and ``locked_at`` of each link that is locked.
+    """
     labels = {row.code: row.label for row in FOLLOW_UPS}
     remedies = {row.code: row.remedy for row in FOLLOW_UPS}
     why_not = {row.code: row.label for row in reasons.NO_FALLBACK}
     why_not_remedies = {row.code: row.remedy for row in reasons.NO_FALLBACK}
     return con.sql(f"""
-        WITH {_patients_cte(attempts)}, found AS (SELECT *, {follow_up_sql(_KNOWN)} AS code FROM sent)
+        WITH {_patients_cte(attempts)}, found AS (
+            SELECT sent.*, locked_at,
+                coalesce({follow_up_sql(_KNOWN)}, CASE WHEN locked_at IS NOT NULL THEN '{LOCKED}' END) AS code
+            FROM sent LEFT JOIN (SELECT line, locked_at FROM {locked}) USING (line)
+        )
         SELECT line, nhs_number, patient_name, date_of_birth, {_words("channel", _PATH_LABELS)} AS sent_by,
             {_words("code", labels)} AS happened,
             {
@@ -108,12 +117,13 @@ def follow_up(con: duckdb.DuckDBPyConnection, *, patients: str, attempts: str, z
             _ending("channel", "state", "failure_kind", "failure_code"),
             _ending("'sms'", "fallback_state", "fallback_failure_kind", "fallback_failure_code"),
             "'No text followed: ' || " + _words("no_fallback_because", why_not),
+            f"CASE WHEN locked_at IS NOT NULL AND code <> '{LOCKED}' THEN 'The link is locked' END",
         )
     } AS detail,
             coalesce({_words("no_fallback_because", why_not_remedies, other="NULL")}, {
         _words("code", remedies)
     }) AS remedy,
-            {_local(_LATEST, zone)} AS since,
+            {_local(f"CASE code WHEN '{LOCKED}' THEN locked_at ELSE {_LATEST} END", zone)} AS since,
             {
         _joined("provider", "CASE WHEN fallback_provider <> provider THEN fallback_provider END")
     } AS provider, code

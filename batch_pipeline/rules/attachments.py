@@ -1,10 +1,12 @@
 """What a file that is sent to patients may be: judged by its content, never by its name alone (SPEC 2.6)."""
 
+import hashlib
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,29 @@ def check_name(name: str, found: FileType) -> None:
     """``NotAllowed`` for a name by which a patient's device would take it for something else."""
     if not name.lower().endswith(found.suffixes):
         raise NotAllowed(f"by its content it is a {found.label}: name it with the ending {found.suffixes[0]}")
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """The one file that goes with a batch, as its content was when the batch was submitted."""
+
+    name: str
+    sha256: str
+    media_type: str
+    label: str
+    size: int
+    """In bytes."""
+
+    @classmethod
+    def of(cls, name: str, content: bytes) -> "Attachment":
+        """``NotAllowed`` for what no patient is sent, and for a name that says something else than the content."""
+        found = file_type_of(content)
+        check_name(name, found)
+        return cls(name, hashlib.sha256(content).hexdigest(), found.media_type, found.label, len(content))
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the ledger keeps it with the batch: another file under the same name changes no batch."""
+        return asdict(self)
 
 
 def size_in_words(size: int) -> str:

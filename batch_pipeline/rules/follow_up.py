@@ -36,6 +36,12 @@ FOLLOW_UPS: tuple[FollowUp, ...] = (
         "Delivered to the NHS App, never read, and the text that followed did not arrive",
         "Call or write if the message matters, and check the number in the record.",
     ),
+    FollowUp(
+        "link_locked",
+        "The link is locked: a wrong date of birth was given five times",
+        "Check the date of birth with the patient and in the record. If it is right there, unlock the link: "
+        "batch-pipeline unlock BATCH --line N --by NAME.",
+    ),
 )
 FOLLOW_UP: Mapping[str, FollowUp] = {follow_up.code: follow_up for follow_up in FOLLOW_UPS}
 
@@ -51,7 +57,8 @@ FOLLOW_UP_RULE: tuple[tuple[str, str], ...] = (
     # A fallback that was confirmed is no reason to look after anybody; all other ends of one are.
     ("{channel} = 'nhs_app' AND {primary} = 'delivered' AND {ended} = 1 AND NOT ({fell_back})", "unread"),
 )
-"""``(condition, follow-up)``; first match wins, else there is nothing to follow up."""
+"""``(condition, follow-up)``; first match wins, else there is nothing to follow up but a link that is locked."""
+LOCKED = "link_locked"
 
 FAILURES: Mapping[str, str] = {
     "permanent": "failed for good: the number or address doesn't take messages",

@@ -113,15 +113,15 @@ def test_an_old_list_of_app_users_is_used_and_warned_about(surgery: Surgery) -> 
 def test_what_is_not_yet_carried_out_is_refused_at_review_while_the_plan_stands(surgery: Surgery) -> None:
     people = numbered(by_sms, range(3))
     later = {"stagger": {"days": 3}, "send_at": "2026-10-02T09:00", "expires_after": "3d"}
-    spec = surgery.batch("flu", people, approval="auto", message={"attachment": "leaflet.pdf"}, **later)
+    spec = surgery.batch("flu", people, approval="auto", **later)
     ran = surgery.shell("submit", spec, "--json", at=T)
     assert ran.code == 1
-    assert ran.sentence.startswith("refused: flu can't be approved as it is: message.attachment is not yet carried out")
+    assert ran.sentence.startswith("refused: flu can't be approved as it is: send_at is not yet carried out")
     names = [problem.split(" is not yet carried out by this version")[0] for problem in ran.json["problems"]]
-    assert sorted(names) == ["expires_after", "message.attachment", "send_at", "stagger"]
+    assert sorted(names) == ["expires_after", "send_at", "stagger"]
     assert ran.json["recipients"]["sms"] == 3
     surgery.status("flu", status="Awaiting approval", lines=3)
-    assert "message.attachment is not yet" in surgery.refused("approve", "flu", "--by", "Dr Test")
+    assert "send_at is not yet" in surgery.refused("approve", "flu", "--by", "Dr Test")
     assert "no approval" in surgery.refused("dispatch", "flu")
     # mended and submitted again, it goes
     surgery.done("submit", surgery.batch("flu", people, approval="auto"), at=T)

@@ -31,7 +31,7 @@ PDF = b"%PDF-1.7 a leaflet about flu"
 
 def attachment(content: bytes = PDF, name: str = "Flu leaflet.pdf") -> dict[str, Any]:
     sha256 = hashlib.sha256(content).hexdigest()
-    return {"name": name, "sha256": sha256, "media_type": "application/pdf", "label": "PDF", "bytes": len(content)}
+    return {"name": name, "sha256": sha256, "media_type": "application/pdf", "label": "PDF", "size": len(content)}
 
 
 def sent_batch(ledger: Ledger, kept: Path, count: int = 3, batch: str = BATCH, content: bytes = PDF) -> None:

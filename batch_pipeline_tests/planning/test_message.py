@@ -8,6 +8,7 @@ import pytest
 from batch_pipeline.errors import Refused
 from batch_pipeline.planning import tables
 from batch_pipeline.planning.message import SAMPLE, Message
+from batch_pipeline.rules import links
 from batch_pipeline.rules.headings import field_of
 from batch_pipeline_tests.ledger.given import HASHER
 from batch_pipeline_tests.planning.worlds import Planned, csv_text, mobile, nhs_number, patient
@@ -155,3 +156,39 @@ def test_a_sample_is_of_a_made_up_patient(tmp_path: Path) -> None:
     ).replace("›", "'")
     assert "Bay" not in str(samples)
     assert "private" not in str(samples)
+
+
+LINK = links.address("https://msg.example.org")
+
+
+@pytest.mark.parametrize(("extra", "fragments"), [(0, 1), (1, 2)])
+def test_fragments_are_counted_with_the_link_s_address_as_long_as_it_is(
+    cohort: Planned, tmp_path: Path, extra: int, fragments: int
+) -> None:
+    body = "x" * (160 - len(LINK) - 1 + extra) + " {{ link }}"
+    world = cohort.again(tmp_path, body=body, link=LINK)
+    assert {len(text or "") for text in texts(world).values()} == {160 + extra}
+    assert world.figures["problems"] == []
+    assert world.figures["fragments"]["best"] == fragments * len(FILLED)
+    assert LINK in world.figures["samples"]["sms"]["text"]
+
+
+def test_a_column_of_that_name_takes_the_link_s_place_only_where_there_is_none(tmp_path: Path) -> None:
+    world = Planned(tmp_path, csv_text([patient(0, mobile=mobile(0), link="theirs")]), body="{{ link }}", link=LINK)
+    assert texts(world) == {2: LINK}
+    (tmp_path / "none").mkdir()
+    assert texts(world.again(tmp_path / "none", link=None)) == {2: "theirs"}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ({"body": "See the leaflet."}, "write {{ link }} into the text"),
+        ({"body": "{{ link }}", "subject": "{{ link }}"}, "{{ link }} stands in the subject"),
+    ],
+)
+def test_a_link_that_is_carried_has_its_place_in_the_text(
+    cohort: Planned, tmp_path: Path, words: dict[str, Any], says: str
+) -> None:
+    [problem] = cohort.again(tmp_path, link=LINK, **words).figures["problems"]
+    assert says in problem

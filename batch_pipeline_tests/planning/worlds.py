@@ -147,6 +147,7 @@ class Planned:
     prices: Prices = PRICES
     problems: Sequence[str] = ()
     looked_up: Sequence[LookedUp] = ()
+    link: str | None = None
 
     @property
     def files(self) -> PlanFiles:
@@ -200,7 +201,7 @@ class Planned:
     def message(self) -> Message:
         assert self.read
         columns = [row[0] for row in connection().sql(f"DESCRIBE FROM {scan(self.files.cohort)}").fetchall()]
-        return Message.of(self.body, self.subject, self.organisation_name, columns)
+        return Message.of(self.body, self.subject, self.organisation_name, columns, self.link)
 
     @cached_property
     def assigned(self) -> Path:

@@ -47,6 +47,9 @@ def con() -> Iterator[duckdb.DuckDBPyConnection]:
     made.close()
 
 
+NOBODY = "(SELECT 0 AS line, NULL::TIMESTAMPTZ AS locked_at WHERE false)"
+
+
 def told(con: duckdb.DuckDBPyConnection, *rows: dict[str, Any]) -> None:
     """Puts the attempts into a ledger and what the ledger tells of them into the table ``attempts``."""
     engine = sa.create_engine("sqlite://")
@@ -76,8 +79,8 @@ def outcomes(con: duckdb.DuckDBPyConnection) -> Rows:
     )
 
 
-def follow_up(con: duckdb.DuckDBPyConnection) -> Rows:
-    return rows_of(lists.follow_up(con, patients="patients", attempts="attempts", zone=ZONE))
+def follow_up(con: duckdb.DuckDBPyConnection, locked: str = NOBODY) -> Rows:
+    return rows_of(lists.follow_up(con, patients="patients", attempts="attempts", locked=locked, zone=ZONE))
 
 
 def test_who_can_not_be_contacted_is_listed_with_labels_and_remedy(con: duckdb.DuckDBPyConnection) -> None:
@@ -199,6 +202,24 @@ def test_whoever_was_reached_or_still_awaits_is_not_followed_up(con: duckdb.Duck
     assert follow_up(con) == []
 
 
+def test_whoever_locked_their_link_is_followed_up_for_that_if_for_nothing_else(con: duckdb.DuckDBPyConnection) -> None:
+    told(
+        con,
+        an_attempt(2, "sms", f"{SENT} delivered"),
+        an_attempt(3, "sms", f"{SENT} failed"),
+        an_attempt(4, "sms", SENT),
+    )
+    con.execute("""
+        CREATE TABLE locked AS SELECT line, TIMESTAMPTZ '2026-10-02 09:00:00+00' AS locked_at FROM (VALUES (2), (3)) t(line)
+    """)
+    delivered, failed = follow_up(con, "locked")
+    assert (delivered["line"], delivered["code"], delivered["detail"]) == (2, "link_locked", None)
+    assert delivered["since"] == "2026-10-02T10:00:00+01:00"
+    assert "unlock BATCH --line N" in delivered["remedy"]
+    assert (failed["line"], failed["code"]) == (3, "failed")
+    assert failed["detail"].endswith("; The link is locked")
+
+
 def test_every_report_can_be_written_empty_and_full(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     told(con, an_attempt(2, "sms", f"{SENT} failed"))
     con.execute("""CREATE TABLE non_contactable (line INT, nhs_number TEXT, patient_name TEXT, date_of_birth DATE,
@@ -212,7 +233,7 @@ def test_every_report_can_be_written_empty_and_full(con: duckdb.DuckDBPyConnecti
         "non_contactable.csv": lists.non_contactable(con, "non_contactable"),
         "rejected_rows.csv": lists.rejected_rows(con, "rejected"),
         "duplicates.csv": lists.duplicates(con, "duplicates"),
-        "follow_up.csv": lists.follow_up(con, **tables),
+        "follow_up.csv": lists.follow_up(con, locked=NOBODY, **tables),
         "outcomes.csv": lists.outcomes(con, channel_plan="channel_plan", **tables),
     }
     rows = {file: write_csv(relation, tmp_path / file, REPORTS[file].columns) for file, relation in relations.items()}

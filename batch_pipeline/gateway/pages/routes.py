@@ -30,7 +30,7 @@ from batch_pipeline.gateway.pages.throttle import Throttle
 from batch_pipeline.gateway.pages.views import Sender, Views, day_in_words, load_css
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.links import Link
-from batch_pipeline.rules.attachments import size_in_words
+from batch_pipeline.rules.attachments import Attachment, size_in_words
 from batch_pipeline.rules.links import LinkKeys, NotADate, hash_of, typed_date
 
 _LOOPBACK = ("127.0.0.1", "::1")
@@ -170,9 +170,9 @@ class Pages:
                 "attachment",
                 sender=sender,
                 token=visit.token,
-                name=file["name"],
-                label=file["label"],
-                size=size_in_words(file["bytes"]),
+                name=file.name,
+                label=file.label,
+                size=size_in_words(file.size),
                 until=day_in_words(link.ends_at(visit.now), sender.zone),
             )
         )
@@ -183,7 +183,7 @@ class Pages:
         file = _attachment_of(link)
         if file is None:
             return self._gone()
-        path = self._of.kept_attachment(file["sha256"])
+        path = self._of.kept_attachment(file.sha256)
         if not path.is_file():
             visit.told.fault = "the attachment isn't in the home"
             return self._later(500, _PROBLEM)
@@ -192,8 +192,8 @@ class Pages:
         return FileResponse(
             path,
             headers=dict(FILE_HEADERS),
-            media_type=file["media_type"],
-            filename=file["name"],
+            media_type=file.media_type,
+            filename=file.name,
         )
 
     # The date of birth -------------------------------------------------------------------------------------------
@@ -291,9 +291,10 @@ def _address_of(request: Request) -> str:
     return said if said and peer in _LOOPBACK else peer
 
 
-def _attachment_of(link: Link) -> dict[str, Any] | None:
+def _attachment_of(link: Link) -> Attachment | None:
     """The file that came with the link's own batch: no other can be reached by it."""
-    return json.loads(link.spec).get("attachment")
+    known: dict[str, Any] | None = json.loads(link.spec).get("attachment")
+    return Attachment(**known) if known else None
 
 
 async def _robots(_: Request) -> Response:

@@ -4,11 +4,15 @@ import asyncio
 import hashlib
 import io
 import json
+import multiprocessing
 import re
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from zoneinfo import ZoneInfo
 
 import httpx
@@ -18,12 +22,26 @@ from batch_pipeline.gateway.app import make_app
 from batch_pipeline.gateway.logs import make_log
 from batch_pipeline.gateway.pages.routes import PageLimits, PagesOf
 from batch_pipeline.gateway.pages.views import Sender
+from batch_pipeline.gateway.server import run
 from batch_pipeline.ledger import batches, links, outbox
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.rules.links import token_of
-from batch_pipeline_tests.ledger.given import BATCH, HASHER, NOW, PLAN, begin, lines, patient, rows, submission
+from batch_pipeline_tests.gateway.serving import free_port
+from batch_pipeline_tests.ledger.given import (
+    BATCH,
+    HASHER,
+    NOW,
+    PLAN,
+    begin,
+    lines,
+    open_ledger,
+    patient,
+    rows,
+    submission,
+)
 from batch_pipeline_tests.ledger.test_links import BORN, KEYS
 from batch_pipeline_tests.ledger.test_links import rows as birth_rows
+from batch_pipeline_tests.processes import CONTEXT
 
 SITE = "https://msg.example.org"
 PDF = b"%PDF-1.7 a leaflet about flu"
@@ -90,12 +108,13 @@ class Desk:
     kept: Path
     clock: Clock = field(default_factory=Clock)
     limits: PageLimits = field(default_factory=PageLimits)
-    log: io.StringIO = field(default_factory=io.StringIO)
+    log: TextIO = field(default_factory=io.StringIO)
+    organisation: str = "Riverside <Surgery>"
 
     def app(self) -> ASGIApp:
         pages = PagesOf(
             keys=KEYS,
-            senders={"riverside": Sender("Riverside <Surgery>", ZoneInfo("Europe/London"))},
+            senders={"riverside": Sender(self.organisation, ZoneInfo("Europe/London"))},
             kept_attachment=lambda sha256: self.kept / sha256,
             hashed=HASHER.hash,
             limits=self.limits,
@@ -107,7 +126,13 @@ class Desk:
         return Browser(Client(self.app(), address))
 
     def logged(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.getvalue().splitlines()]
+        return [json.loads(line) for line in self.said.splitlines()]
+
+    @property
+    def said(self) -> str:
+        """All that was logged."""
+        assert isinstance(self.log, io.StringIO)
+        return self.log.getvalue()
 
 
 @dataclass
@@ -140,6 +165,40 @@ def words(page: httpx.Response) -> str:
     """What a person reads of a page."""
     main = page.text.split("<main", 1)[1].split("</main>", 1)[0]
     return " ".join(re.sub(r"<[^>]+>", " ", main.split(">", 1)[1]).split())
+
+
+@contextmanager
+def served(folder: Path, kept: Path, organisation: str = "Riverside <Surgery>") -> Generator[str]:
+    """The pages over the ledger in a folder, on loopback, in a process of its own; gives their site."""
+    port = free_port()
+    process = CONTEXT.Process(target=_serve, args=(folder, kept, port, organisation))
+    process.start()
+    try:
+        _until_it_answers(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.join(20)
+
+
+def _until_it_answers(port: int) -> None:
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up:
+        with suppress(httpx.TransportError):
+            httpx.get(f"http://127.0.0.1:{port}/healthz")
+            return
+        time.sleep(0.05)
+    raise AssertionError("the gateway doesn't answer")
+
+
+def _serve(folder: Path, kept: Path, port: int, organisation: str) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # as from a shell
+
+    def app() -> ASGIApp:
+        log = (folder / "gateway.log").open("a")
+        return Desk(open_ledger(folder), kept, log=log, organisation=organisation).app()
+
+    run(app, "127.0.0.1", port)
 
 
 def token(line: int = 2, batch: str = BATCH) -> str:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from batch_pipeline.gateway.pages.routes import PageLimits
 from batch_pipeline.gateway.pages.views import Views, load_css
 from batch_pipeline.ledger import links
 from batch_pipeline.ledger.engine import Ledger
+from batch_pipeline.ledger.tables import links as table
 from batch_pipeline.rules import links as rules
 from batch_pipeline_tests.gateway.patients import PDF, Desk, hidden, sent_batch, token, words
 from batch_pipeline_tests.ledger.given import BATCH
@@ -404,6 +406,22 @@ def test_a_ledger_in_trouble_is_told_in_words_and_logged_without_any(
     assert desk.browser().open(token()).status_code == 500
     assert "1980" not in desk.said
     assert [line["fault"].split(" at ")[0] for line in desk.logged()] == ["OperationalError", "ZeroDivisionError"]
+
+
+def test_a_ledger_that_can_not_be_written_keeps_no_file_from_a_patient(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While an outbox is written nobody else can write: those who are in get the file, others are asked to wait."""
+    desk.limits = PageLimits(seconds=0.3)
+    browser, later = desk.browser(), desk.browser()
+    browser.type_in(token())
+    with desk.ledger.write() as connection:
+        connection.execute(sa.update(table).values(opened_at=None))
+        waits = [later.type_in(token(3)) for _ in range(3)]
+        assert {page.status_code for page in waits} == {503}
+        assert browser.open(token()).status_code == 200
+        assert browser.download(token()).content == PDF
+    assert {line["fault"] for line in desk.logged() if "fault" in line} == {"TimeoutError"}
 
 
 def test_an_attachment_that_is_lost_is_told_of(desk: Desk) -> None:

@@ -1,4 +1,8 @@
-"""What the pages ask of the ledger, on threads of their own: a writer that keeps it busy must not stop every page."""
+"""What the pages ask of the ledger, on threads of their own.
+
+Those that write have others than those that read: while an outbox is written nobody else can write, and a patient who
+gave the date of birth before can have the file all the same.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +19,7 @@ from batch_pipeline.ledger.links import Link, Tried
 from batch_pipeline.rules import links as rules
 from batch_pipeline.rules.links import LinkKeys
 
-_AT_ONCE = 4
+_READERS, _WRITERS = 4, 2
 Found = TypeVar("Found")
 
 
@@ -31,22 +35,23 @@ class Opening:
         self._keys = keys
         self._hashed = hashed
         self._seconds = seconds
-        self._threads = ThreadPoolExecutor(_AT_ONCE, "links")
+        self._readers = ThreadPoolExecutor(_READERS, "links-read")
+        self._writers = ThreadPoolExecutor(_WRITERS, "links-write")
 
     async def find(self, token_hash: str) -> Link | None:
         """The link of a token's hash."""
-        return await self._ask(lambda: self._find(token_hash))
+        return await self._ask(self._readers, lambda: self._find(token_hash))
 
     async def try_date(self, token_hash: str, born: date, address: str, now: datetime) -> Tried:
         """Tries a date of birth from a network address. One that took too long may count all the same."""
-        return await self._ask(lambda: self._try(token_hash, born, address, now))
+        return await self._ask(self._writers, lambda: self._try(token_hash, born, address, now))
 
     async def note_download(self, token_hash: str, now: datetime) -> None:
         """Notes that the attachment was fetched."""
-        await self._ask(lambda: self._note_download(token_hash, now))
+        await self._ask(self._writers, lambda: self._note_download(token_hash, now))
 
-    async def _ask(self, question: Callable[[], Found]) -> Found:
-        asked = asyncio.get_running_loop().run_in_executor(self._threads, question)
+    async def _ask(self, threads: ThreadPoolExecutor, question: Callable[[], Found]) -> Found:
+        asked = asyncio.get_running_loop().run_in_executor(threads, question)
         try:
             return await asyncio.wait_for(asked, self._seconds)
         except (TimeoutError, OperationalError, Refused) as error:

@@ -188,7 +188,10 @@ class Pages:
             visit.told.fault = "the attachment isn't in the home"
             return self._later(500, _PROBLEM)
         if link.downloaded_at is None and visit.request.method == "GET":
-            await self._opening.note_download(visit.token_hash, visit.now)
+            try:
+                await self._opening.note_download(visit.token_hash, visit.now)
+            except Busy as busy:  # no reason to keep the file from a patient
+                visit.told.fault = str(busy)
         return FileResponse(
             path,
             headers=dict(FILE_HEADERS),

@@ -179,6 +179,8 @@ def served(folder: Path, kept: Path, organisation: str = "Riverside <Surgery>") 
     finally:
         process.terminate()
         process.join(20)
+        process.kill()  # a busy machine may take longer, and its worker ends with it
+        process.join()
 
 
 def _until_it_answers(port: int) -> None:

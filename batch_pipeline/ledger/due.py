@@ -16,6 +16,7 @@ from batch_pipeline.ledger.tables import (
     attempts,
     batches,
     chunks,
+    links,
     receipts,
     tells_of_attempt,
 )
@@ -89,7 +90,10 @@ def with_unsent_fallbacks(connection: sa.Connection) -> set[str]:
 
 
 def ended_unreported(connection: sa.Connection) -> list[str]:
-    """Batches in which every patient has ended and of which no final report was made since."""
+    """Batches in which every patient has ended and of which no final report was made since.
+
+    Nor since a link of theirs was locked: that patient is to be followed up.
+    """
     mine = attempts.c.batch == batches.c.batch
     still_open = sa.or_(
         _unsent("primary"),
@@ -99,9 +103,9 @@ def ended_unreported(connection: sa.Connection) -> list[str]:
         sa.exists().where(mine, sa.text(SMS_OPEN)),
         sa.exists().where(mine, sa.text(FALLBACK_OPEN)),
     )
-    query = sa.select(batches.c.batch).where(
-        batches.c.applied_plan.is_not(None), batches.c.reported_at.is_(None), ~still_open
-    )
+    locked_since = sa.exists().where(links.c.batch == batches.c.batch, links.c.locked_at > batches.c.reported_at)
+    unreported = sa.or_(batches.c.reported_at.is_(None), locked_since)
+    query = sa.select(batches.c.batch).where(batches.c.applied_plan.is_not(None), unreported, ~still_open)
     return [batch for batch in connection.scalars(query) if status(connection, batch).all_ended]
 
 

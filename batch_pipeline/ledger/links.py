@@ -151,7 +151,8 @@ def find(connection: sa.Connection, token_hash: str, *, lock: bool = False) -> L
 def try_date(connection: sa.Connection, token_hash: str, birth_hash: str, address: str, now: datetime) -> Tried:
     """Tries a date of birth at a link; ``address`` is a keyed hash of the network address it came from.
 
-    The fifth wrong one locks the link, and the batch's reports are to say so. A right one lets the count begin anew.
+    The fifth wrong one locks the link; ``due.ended_unreported`` sees to it that the batch's reports say so. A right one
+    lets the count begin anew. Nothing of the batch is locked here: whoever revokes has it, and waits for the link.
     """
     if _wrong_from(connection, address, now) >= rules.WRONG_BY_ADDRESS:
         return Tried("limited")
@@ -177,10 +178,7 @@ def _count_wrong(connection: sa.Connection, link: Link, address: str, now: datet
     locks = tries >= rules.MOST_WRONG
     _set(connection, link.token_hash, wrong_tries=tries, locked_at=now if locks else None)
     _note_wrong(connection, address, now)
-    if locks:
-        _report_again(connection, link.batch)
-        return Tried("locked")
-    return Tried("wrong", rules.MOST_WRONG - tries)
+    return Tried("locked") if locks else Tried("wrong", rules.MOST_WRONG - tries)
 
 
 def _wrong_from(connection: sa.Connection, address: str, now: datetime) -> int:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.ledger import audit, batches, links
+from batch_pipeline.ledger import audit, batches, due, links
 from batch_pipeline.ledger.chunks import Message
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.links import Link, Revoked, Tried
@@ -242,16 +242,30 @@ def test_the_first_download_is_kept(ledger: Ledger) -> None:
 
 def test_a_lock_lets_the_final_report_be_made_again(ledger: Ledger) -> None:
     given(ledger)
+    begin(ledger, 2, 3, 4)
+    set_attempts(ledger, {"accepted_at": NOW, "delivered_at": NOW})
+
+    def unreported() -> list[str]:
+        with ledger.read() as connection:
+            return due.ended_unreported(connection)
+
+    assert unreported() == [BATCH]
     with ledger.write() as connection:
         batches.mark_reported(connection, BATCH, NOW)
+    later = NOW + timedelta(hours=1)
     for _ in range(4):
-        tried(ledger, WRONG)
+        tried(ledger, WRONG, at=later)
+    assert unreported() == []
+    tried(ledger, WRONG, at=later)
+    assert unreported() == [BATCH]
     with ledger.read() as connection:
-        assert batches.get(connection, BATCH).reported_at == NOW
-    tried(ledger, WRONG)
-    with ledger.read() as connection:
-        assert batches.get(connection, BATCH).reported_at is None
-        assert links.locked(connection, BATCH) == [(2, NOW)]
+        assert links.locked(connection, BATCH) == [(2, later)]
+    with ledger.write() as connection:
+        batches.mark_reported(connection, BATCH, later)
+    assert unreported() == []
+    with ledger.write() as connection:
+        links.unlock(connection, BATCH, 2, "Dr Grey", later)
+    assert unreported() == [BATCH]
 
 
 # Deciding about them

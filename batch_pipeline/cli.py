@@ -508,6 +508,10 @@ def gateway(
     host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="The address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65_535, help="The port to listen at.")] = 8080,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; more than one: PostgreSQL only.")] = 1,
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option("--proxy", metavar="ADDRESS", help="A reverse proxy on another machine; may be given often."),
+    ] = None,
 ) -> None:
     """Take the providers' callbacks into the ledger, and show patients what their links open, until it is stopped.
 
@@ -515,7 +519,7 @@ def gateway(
     """
     from batch_pipeline.gateway.server import serve
 
-    serve(context.obj, host, port, workers)
+    serve(context.obj, host, port, workers, proxy or ())
 
 
 @app.command()

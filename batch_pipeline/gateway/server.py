@@ -6,7 +6,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
@@ -20,7 +20,7 @@ from batch_pipeline.errors import Refused
 from batch_pipeline.gateway.app import Readers, make_app
 from batch_pipeline.gateway.callbacks import CallbackReader
 from batch_pipeline.gateway.logs import SERVER_LOGGING
-from batch_pipeline.gateway.pages.routes import PagesOf
+from batch_pipeline.gateway.pages.routes import LOOPBACK, PagesOf
 from batch_pipeline.gateway.pages.views import Sender
 from batch_pipeline.gateway.readers import GovukNotifyCallbacks, NhsNotifyCallbacks
 from batch_pipeline.home import Home
@@ -39,16 +39,16 @@ _SWITCH_SECONDS = 0.001
 """A commit asks for Python's lock some ten times; beside a busy loop it waits so long for it each time (5 ms is usual)."""
 
 
-def serve(house: House, host: str, port: int, workers: int) -> None:
+def serve(house: House, host: str, port: int, workers: int, proxies: Collection[str] = ()) -> None:
     """Serves a home's callbacks and its patients' pages until it is told to stop (SIGINT, SIGTERM), storing what was taken until then.
 
-    ``Refused`` for a ledger or settings that can't be used, a port that is taken, several workers over SQLite.
+    ``proxies``: network addresses of reverse proxies on other machines. ``Refused`` for a ledger or settings that can't be used, a port that is taken, several workers over SQLite.
     """
     if workers > 1 and house.ledger.dialect == "sqlite":
         raise Refused("--workers: an SQLite ledger has one writer, so one is as many as help; PostgreSQL takes more")
     readers_of(house)
     house.ledger.close()  # a connection must not cross the fork
-    run(partial(_app_of, house.home), host, port, workers)
+    run(partial(_app_of, house.home, proxies), host, port, workers)
 
 
 def readers_of(house: House) -> Readers:
@@ -74,18 +74,19 @@ def readers_of(house: House) -> Readers:
     return readers
 
 
-def _app_of(home: Home) -> ASGIApp:
+def _app_of(home: Home, proxies: Collection[str]) -> ASGIApp:
     house = House(home)
-    return make_app(house.ledger, readers_of(house), lambda: datetime.now(UTC), pages=pages_of(house))
+    return make_app(house.ledger, readers_of(house), lambda: datetime.now(UTC), pages=pages_of(house, proxies))
 
 
-def pages_of(house: House) -> PagesOf:
+def pages_of(house: House, proxies: Collection[str] = ()) -> PagesOf:
     """What the patients' pages need of a home. ``Refused`` for a faulty workspace."""
     return PagesOf(
         keys=house.link_keys,
         senders={each.id: Sender(each.name, each.zone) for each in load_workspaces(house.home)},
         kept_attachment=house.kept_attachment,
         hashed=house.hasher.hash,
+        proxies=LOOPBACK | set(proxies),
     )
 
 

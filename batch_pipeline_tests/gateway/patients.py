@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 
 from batch_pipeline.gateway.app import make_app
 from batch_pipeline.gateway.logs import make_log
-from batch_pipeline.gateway.pages.routes import PageLimits, PagesOf
+from batch_pipeline.gateway.pages.routes import LOOPBACK, PageLimits, PagesOf
 from batch_pipeline.gateway.pages.views import Sender
 from batch_pipeline.gateway.server import run
 from batch_pipeline.ledger import batches, links, outbox
@@ -118,6 +118,7 @@ class Desk:
             kept_attachment=lambda sha256: self.kept / sha256,
             hashed=HASHER.hash,
             limits=self.limits,
+            proxies=LOOPBACK | {"198.51.100.1"},
             steady=lambda: self.clock.steady,
         )
         return make_app(self.ledger, {}, lambda: self.clock.now, log=make_log(self.log), pages=pages)

@@ -378,6 +378,7 @@ def test_many_wrong_dates_from_one_address_make_it_wait(desk: Desk, monkeypatch:
     [
         ("127.0.0.1", "203.0.113.9", "203.0.113.10", 303),  # what the proxy says, where one is before us
         ("127.0.0.1", "1.1.1.1, 203.0.113.9", "2.2.2.2, 203.0.113.9", 429),  # what it adds, not what a caller made up
+        ("198.51.100.1", "203.0.113.9", "203.0.113.10", 303),  # one on another machine, that is known
         ("192.0.2.7", "203.0.113.9", "203.0.113.10", 429),  # nobody else is believed
     ],
 )

@@ -6,7 +6,7 @@ one and the same page, after the same question to the ledger.
 """
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -33,7 +33,7 @@ from batch_pipeline.ledger.links import Link
 from batch_pipeline.rules.attachments import Attachment, size_in_words
 from batch_pipeline.rules.links import LinkKeys, NotADate, hash_of, typed_date
 
-_LOOPBACK = ("127.0.0.1", "::1")
+LOOPBACK = frozenset({"127.0.0.1", "::1"})
 _UNKNOWN_SENDER = Sender("the organisation that sent you the message", ZoneInfo("Europe/London"))
 _PARTS = ("day", "month", "year")
 _PROBLEM = "Sorry, there is a problem with this page"
@@ -63,6 +63,8 @@ class PagesOf:
     hashed: Callable[[str], str]
     """A keyed hash, for network addresses."""
     limits: PageLimits = field(default_factory=PageLimits)
+    proxies: Collection[str] = LOOPBACK
+    """Who is believed about whom a request comes from."""
     steady: Callable[[], float] = seconds_since_boot
 
 
@@ -117,7 +119,8 @@ class Pages:
         token = request.path_params["token"]
         told: Told = request.scope[TOLD]
         told.event = "page"
-        return _Visit(request, token, hash_of(token), _address_of(request), self._clock(), told)
+        address = _address_of(request, self._of.proxies)
+        return _Visit(request, token, hash_of(token), address, self._clock(), told)
 
     async def _answer(self, visit: _Visit, show: Callable[[_Visit, Link], Awaitable[Response]]) -> Response:
         """What ``show`` answers for a link that is open; for all others what they are."""
@@ -287,11 +290,11 @@ class _Endpoint:
         await response(scope, receive, send)
 
 
-def _address_of(request: Request) -> str:
-    """Who asks: as the reverse proxy before us says, where one on this machine does; else whoever is connected."""
+def _address_of(request: Request, proxies: Collection[str]) -> str:
+    """Who asks: as the reverse proxy before us says, where it is one of ours; else whoever is connected."""
     peer = request.client.host if request.client else ""
     said = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
-    return said if said and peer in _LOOPBACK else peer
+    return said if said and peer in proxies else peer
 
 
 def _attachment_of(link: Link) -> Attachment | None:

@@ -49,7 +49,7 @@ def test_the_shell_serves_a_home_on_loopback_until_it_is_told_to_stop(tmp_path: 
 
 
 def test_it_listens_to_this_machine_alone_unless_asked() -> None:
-    assert gateway.__defaults__ == ("127.0.0.1", 8080, 1)
+    assert gateway.__defaults__ == ("127.0.0.1", 8080, 1, None)
 
 
 def test_a_worker_ends_with_a_server_that_was_killed(tmp_path: Path) -> None:

@@ -343,6 +343,31 @@ def sweep(context: typer.Context, at: At = None) -> None:
         _say("nothing is due")
 
 
+@app.command()
+def save(
+    context: typer.Context,
+    batch: SomeBatch = None,
+    again: Annotated[bool, typer.Option("--again", help="Also what the record has refused.")] = False,
+    at: At = None,
+) -> None:
+    """Save what was sent to patients' records: of one batch, or of every batch that has something to save."""
+    from batch_pipeline.operations import saving
+
+    house: House = context.obj
+    now = _now(at)
+    if again and batch is None:
+        raise typer.BadParameter("--again needs a BATCH: say which entries were mended")
+    if again:
+        _say(f"{batch}: {saving.try_again(house, str(batch), now):,} entries are tried again")
+    due = [batch] if batch is not None else saving.with_entries_due(house, now)
+    try:
+        if not _carry_out(house, now, ("records", "saving", lambda: due)):
+            _say("nothing is waiting to be saved")
+    finally:
+        for sentence in (sentence for each in due for sentence in saving.told(house, each)):
+            _say(sentence)
+
+
 def _carry_out(house: House, now: datetime, *stages: tuple[str, str, Callable[[], Sequence[str]]]) -> bool:
     """Runs each stage's job for the batches due for it, and says where they stand then; False when none was due.
 

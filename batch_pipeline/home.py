@@ -69,6 +69,11 @@ class Home:
         return self.root / "reports"
 
     @property
+    def records(self) -> Path:
+        """NDJSON for patients' records, a folder a batch, unless a workspace names another place; made with its first file."""
+        return self.root / "records"
+
+    @property
     def dagster(self) -> Path:
         """DAGSTER_HOME."""
         return self.root / "dagster"

@@ -33,6 +33,8 @@ from batch_pipeline.providers.accounts import PROVIDERS, bounces_of
 from batch_pipeline.providers.bounces import Bounces
 from batch_pipeline.providers.protocol import Channel, Provider, ReceiptSource
 from batch_pipeline.providers.simulator import Shares, Simulator
+from batch_pipeline.records.accounts import writer_of
+from batch_pipeline.records.writer import Writer
 from batch_pipeline.rules import paths, policy
 from batch_pipeline.sending import fallbacks
 from batch_pipeline.sending.unread_news import UnreadNews
@@ -161,10 +163,19 @@ class House:
         holds nobody's message back.
         """
         refuse_mixed_accounts(self.home)
-        with self.providers(workspace):
+        with self.providers(workspace), self.record_writer(workspace):
             pass
         if (box := self.bounces(workspace)) is not None:
             box.check()
+
+    @contextmanager
+    def record_writer(self, workspace: Workspace) -> Iterator[Writer]:
+        """Where a workspace's messages are saved; its connections are closed at the end. ``Refused`` as ``providers``."""
+        writer = writer_of(workspace, self.home.records, self.ledger)
+        try:
+            yield writer
+        finally:
+            writer.close()
 
     def receipt_sources(self, workspace: Workspace) -> list[ReceiptSource]:
         """Where receipts wait to be fetched; no key for sending is needed.

@@ -274,6 +274,28 @@ class PdsChoice(Checked):
     credentials: EnvironmentPrefix = _CREDENTIALS
 
 
+class RecordChoice(Checked):
+    """Where what was sent is saved to the record: a folder of files, or a FHIR server (the keys from the environment)."""
+
+    folder: NearPath | None = None
+    base_url: Text | None = None
+    key_id: Text | None = None
+    token_url: Text | None = None
+    per_minute: Annotated[int, Field(ge=1, le=60_000)] = 30
+    timeout: Seconds = 30.0
+    credentials: EnvironmentPrefix = _CREDENTIALS
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.folder is None) == (self.base_url is None):
+            raise ValueError("give either folder, for files, or base_url, of a FHIR server")
+        if self.base_url is None and self.model_fields_set - {"folder"}:
+            raise ValueError("folder stands alone: the other keys go with base_url")
+        if self.token_url is not None and self.key_id is None:
+            raise ValueError("token_url goes with key_id; without them a bearer token from the environment is shown")
+        return self
+
+
 class OptOuts(Checked):
     """The workspace's opt-out list: a CSV ``nhs_number,opted_out_on``."""
 
@@ -345,6 +367,7 @@ class Workspace(Checked):
     nhs_app_accounts: NhsAppAccounts | None = None
     pds: PdsChoice | None = None
     opt_outs: OptOuts | None = None
+    record: RecordChoice | None = None
     circuit_breaker: CircuitBreaker = CircuitBreaker()
     simulator: SimulatorChoice = SimulatorChoice()
 
@@ -520,9 +543,10 @@ _ACCOUNT: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "nhs_notify": ("base_url", "token_url", "key_id"),
         "govuk_notify": ("base_url",),
         "smtp": ("host", "port", "username"),
+        "record": ("base_url", "token_url", "key_id"),
     }
 )
-"""What, beside its keys, makes an account of a provider; a relay without a user name needs no key."""
+"""What, beside its keys, makes an account; a relay without a user name needs no key, nor does a folder."""
 
 
 def refuse_mixed_accounts(home: Home) -> None:
@@ -540,10 +564,16 @@ def refuse_mixed_accounts(home: Home) -> None:
         _refuse_another(known, path.name, workspace)
 
 
+def _needs_no_key(choice: Checked) -> bool:
+    return (isinstance(choice, SmtpChoice) and choice.username is None) or (
+        isinstance(choice, RecordChoice) and choice.base_url is None
+    )
+
+
 def _refuse_another(known: dict[tuple[str, str], tuple[str, dict[str, Any]]], file: str, workspace: Workspace) -> None:
     for group, names in _ACCOUNT.items():
-        choice: NhsNotifyChoice | GovukNotifyChoice | SmtpChoice | None = getattr(workspace, group)
-        if choice is None or (isinstance(choice, SmtpChoice) and choice.username is None):
+        choice: NhsNotifyChoice | GovukNotifyChoice | SmtpChoice | RecordChoice | None = getattr(workspace, group)
+        if choice is None or _needs_no_key(choice):
             continue
         account = {name: getattr(choice, name) for name in names}
         other, its = known.setdefault((group, choice.credentials), (file, account))

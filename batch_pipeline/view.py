@@ -111,8 +111,14 @@ def status(found: Mapping[str, Any]) -> RenderableType:
         _table("patients", {"lines of the file": found["lines"], **named}),
         _table("by path", reached),
         *([_table("non-contactable", why)] if why else []),
+        *([_table("messages in the record", _of_record(found["record"]))] if "record" in found else []),
         Text(f"cost so far: {found['cost']} {found['currency']}"),
     )
+
+
+def _of_record(record: Mapping[str, int]) -> dict[str, int]:
+    shown = {"written": record["written"], "not taken": record["refused"], "being written": record["at_work"]}
+    return {name: count for name, count in shown.items() if count or name == "written"}
 
 
 def _label(found: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from batch_pipeline.ledger.dialects import (
     queue_for,
     smaller,
 )
+from batch_pipeline.ledger.leases import Leases
 from batch_pipeline.ledger.tables import UNSENT, Instant, attempts, batches, chunks
 
 Outcome = Literal["accepted", "unconfirmed", "returned"]
@@ -298,33 +299,18 @@ def renew(connection: sa.Connection, chunk: Chunk, lease_until: datetime, *, wai
 def _hold(
     connection: sa.Connection, chunk: Chunk, *, fence: int, lease_until: datetime, waiting: bool = False, **more: Any
 ) -> Chunk | None:
-    statement = sa.update(chunks).where(_HELD).values(fence=fence, lease_until=lease_until, waiting=waiting, **more)
-    held = connection.execute(statement, _key(chunk)).rowcount
+    values = {"fence": fence, "lease_until": lease_until, "waiting": waiting, **more}
+    held = _LEASES.change(connection, chunk, values)
     return replace(chunk, fence=fence, lease_until=lease_until, waiting=waiting) if held else None
 
 
-_HELD = sa.and_(
-    chunks.c.reference == sa.bindparam("held_chunk"),
-    chunks.c.fence == sa.bindparam("held_fence"),
-    chunks.c.lease_until == sa.bindparam("held_until"),
-    chunks.c.settled_at.is_(None),
-)
-_IS_HELD = sa.select(*_FACTS).join_from(batches, chunks, chunks.c.batch == batches.c.batch).where(_HELD)
-_LOCK_HELD = sa.select(chunks.c.reference).where(_HELD).with_for_update()
-_CLOSE = (
-    sa.update(chunks)
-    .where(_HELD)
-    .values(settled_at=sa.bindparam("closed_at", type_=Instant()), outcome=sa.bindparam("closed_as"))
-)
-
-
-def _key(chunk: Chunk) -> dict[str, Any]:
-    return {"held_chunk": chunk.reference, "held_fence": chunk.fence, "held_until": chunk.lease_until}
+_LEASES = Leases(chunks, "outcome")
+_IS_HELD = sa.select(*_FACTS).join_from(batches, chunks, chunks.c.batch == batches.c.batch).where(_LEASES.held)
 
 
 def standing(connection: sa.Connection, chunk: Chunk) -> Sendable | None:
     """What stands in the way of sending a chunk that is still held as this process knows it; ``None`` if it isn't."""
-    row = connection.execute(_IS_HELD, _key(chunk)).one_or_none()
+    row = connection.execute(_IS_HELD, _LEASES.key(chunk)).one_or_none()
     return None if row is None else _sendable(row)
 
 
@@ -438,14 +424,14 @@ def _fail(connection: sa.Connection, refused: Iterable[tuple[str, str]], now: da
 
 
 def _lock(connection: sa.Connection, chunk: Chunk) -> bool:
-    held = connection.scalar(_LOCK_HELD, _key(chunk)) is not None
+    held = _LEASES.lock(connection, chunk)
     if held:
         _lock_messages(connection, chunk)
     return held
 
 
 def _close(connection: sa.Connection, chunk: Chunk, outcome: Outcome, now: datetime) -> bool:
-    closed = bool(connection.execute(_CLOSE, _key(chunk) | {"closed_at": now, "closed_as": outcome}).rowcount)
+    closed = _LEASES.settle(connection, chunk, now, outcome=outcome)
     if closed:
         _lock_messages(connection, chunk)
     return closed

@@ -574,7 +574,7 @@ def _put_back(connection: sa.Connection, lost: Lost, by: str, now: datetime, don
         # Not to be sent, whatever a person finds out: nobody knows any more how.
         values = {"unconfirmed_at": now, "cancelled_at": now, "channel": entry.channel, "address_hash": None}
         _take(connection, entry.chunk + APART, entry, apart, values | {"fallback_after": None})
-    batches_.mark_reported(connection, entry.batch, None)
+    batches_.mark_changed(connection, entry.batch)
     lines = {
         "apart": sorted(noted.line for _, noted in apart),
         "kept": sorted(noted.line for noted in sorted_.kept),

@@ -245,9 +245,9 @@ def hear(house: House, batch: str, now: datetime) -> Heard:
     if folded.folded:
         Breaker(house.ledger, batch, submitted.workspace.circuit_breaker.as_rule()).after_receipts(now)
     timed_out = receipts.time_out(house.ledger, now, batch)
-    if (folded.folded or timed_out) and submitted.row.reported_at is not None:
+    if folded.folded or timed_out:
         with house.ledger.write() as connection:
-            batches.mark_reported(connection, batch, None)
+            batches.mark_changed(connection, batch)
     mailboxes = [source.unreadable for source in sources if isinstance(source, Bounces)]
     with house.ledger.read() as connection:
         unread_news = unread.count(connection)

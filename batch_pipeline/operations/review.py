@@ -51,7 +51,6 @@ def draw_up_plan(
             message_type=file.message.type,
             questionnaire=file.message.questionnaire,
             message_key=submitted.message.key,
-            save_to_record=file.save_to_record,
             providers=workspace.providers.names,
             prices=workspace.prices.as_prices(),
             problems=not_yet(file),

@@ -77,7 +77,6 @@ class Sender:
     message_type: str
     questionnaire: str | None
     message_key: str
-    save_to_record: bool
     providers: Mapping[str, str]
     prices: costs.Prices
     problems: Sequence[str]
@@ -284,8 +283,6 @@ def _warnings(
         warnings.append(
             f"the workspace's switch self_book_ignores_email is off: {_by_sms(snapshot.switch, sender.prices)} more"
         )
-    if sender.save_to_record:
-        warnings.append("saving to the record is not yet done by this version")
     return warnings
 
 

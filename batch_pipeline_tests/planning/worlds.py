@@ -226,7 +226,6 @@ class Planned:
             message_type=self.message_type,
             questionnaire=self.questionnaire,
             message_key="body:1",
-            save_to_record=False,
             providers=dict.fromkeys(("email", "nhs_app", "sms"), "simulator"),
             prices=self.prices,
             problems=self.problems,

@@ -68,7 +68,7 @@ def test_when_a_message_is_written_and_as_what(
 
 
 moments = st.none() | st.integers(BEGUN, BEGUN + 9)
-attempts = st.fixed_dictionaries({name: moments for name in TIMES[1:]})
+attempts = st.fixed_dictionaries(dict.fromkeys(TIMES[1:], moments))
 channels = st.sampled_from(["sms", "nhs_app", "email"])
 kinds = st.sampled_from([None, "refused", "permanent"])
 

@@ -1,12 +1,16 @@
 """A batch saved to the record, as a surgery sees it: the label, the files, the sensor, the command."""
 
 import json
+import os
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from batch_pipeline_tests.e2e.surgery import Surgery, T, by_email, by_sms, hours, numbered, plain
+from batch_pipeline_tests.providers.nhs_notify_double import Fault
+from batch_pipeline_tests.records.fhir_double import TOKEN, FhirDouble, outcome
 
 DAY = timedelta(days=1)
 
@@ -56,19 +60,14 @@ def test_a_batch_is_saved_message_by_message_as_each_becomes_certain(surgery: Su
     assert found["flu:2:primary"]["sender"]["identifier"]["value"] == "A99999"
     surgery.done("save", at=T + 5 * DAY)
     assert len(entries(surgery, "flu")) == 5
-    surgery.status("flu", status="Saved")
+    assert surgery.status("flu", status="Saved")["record"] == {"written": 5, "refused": 0, "at_work": 0}
+    folder = surgery.home.records / "flu"
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
+    assert {each.stat().st_mode & 0o777 for each in (surgery.home.records, folder)} == {0o700}
     assert "nothing is waiting" in surgery.done("save", at=T + 6 * DAY).words
 
 
-def test_what_is_saved_is_its_owner_s_alone(surgery: Surgery) -> None:
-    surgery.send(surgery.batch("flu", numbered(by_sms, range(1, 4))))
-    surgery.done("sweep", at=T + hours(1))
-    surgery.done("save", at=T + hours(1))
-    (file,) = (surgery.home.records / "flu").iterdir()
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert {folder.stat().st_mode & 0o777 for folder in (surgery.home.records, file.parent)} == {0o700}
-
-
+@pytest.mark.slow
 def test_a_batch_that_is_unticked_saves_nothing(surgery: Surgery) -> None:
     surgery.send(surgery.batch("flu", numbered(by_sms, range(1, 4)), save_to_record=False))
     surgery.done("sweep", at=T + hours(1))
@@ -78,6 +77,7 @@ def test_a_batch_that_is_unticked_saves_nothing(surgery: Surgery) -> None:
     surgery.status("flu", status="Done")
 
 
+@pytest.mark.slow
 def test_a_cancelled_message_is_not_saved_and_one_that_went_is(surgery: Surgery) -> None:
     surgery.send(surgery.batch("flu", [by_sms(1)]))
     surgery.done("submit", surgery.batch("other", [by_sms(2)]), at=T)
@@ -89,6 +89,40 @@ def test_a_cancelled_message_is_not_saved_and_one_that_went_is(surgery: Surgery)
     assert entries(surgery, "flu").keys() == {"flu:2:primary"}
     assert not (surgery.home.records / "other").exists()
     surgery.status("flu", status="Cancelled", delivered=1)
+
+
+@pytest.mark.slow
+def test_lines_that_the_record_refuses_are_named_and_tried_again(surgery: Surgery) -> None:
+    with FhirDouble() as double, mock.patch.dict(os.environ, BATCH_PIPELINE_RECORD_TOKEN=TOKEN):
+        surgery.workspace(record={"base_url": double.base_url, "per_minute": 6000})
+        surgery.send(surgery.batch("flu", numbered(by_sms, range(1, 4))))
+        surgery.done("sweep", at=T + hours(1))
+        refused = surgery.references("flu")["flu:3:primary"]
+        double.refuses[refused] = outcome(422, "processing")
+        said = surgery.done("save", at=T + hours(1)).words
+        assert "flu: 2 entries in the record" in said
+        assert "flu: 1 not taken (422 processing): line 3" in said
+        assert "nothing is waiting" in surgery.done("save", at=T + hours(1)).words
+        surgery.status("flu", status="Saving")
+        double.refuses.clear()
+        assert "3 entries in the record" in surgery.done("save", "flu", "--again", at=T + hours(1)).words
+        surgery.status("flu", status="Saved")
+        assert set(double.times_created().values()) == {1}
+        assert double.failures == []
+        assert "9990000018" not in said
+
+
+@pytest.mark.slow
+def test_a_server_that_is_down_is_told_of_and_the_rest_is_saved_later(surgery: Surgery) -> None:
+    with FhirDouble() as double, mock.patch.dict(os.environ, BATCH_PIPELINE_RECORD_TOKEN=TOKEN):
+        surgery.workspace(record={"base_url": double.base_url, "per_minute": 6000})
+        surgery.send(surgery.batch("flu", numbered(by_sms, range(1, 4))))
+        surgery.done("sweep", at=T + hours(1))
+        double.plan("accounts", Fault(answer=outcome(503, "transient")))
+        assert "written twice" in surgery.shell("save", at=T + hours(1)).err
+        double.plan("batches", Fault(answer=outcome(503, "transient", Retry_After="600")))
+        assert "left alone for 600 seconds" in surgery.shell("save", at=T + hours(1)).err
+        assert double.created == []
 
 
 @pytest.mark.slow

@@ -17,10 +17,10 @@ import sqlalchemy as sa
 
 from batch_pipeline.ledger import audit
 from batch_pipeline.ledger import batches as batches_
-from batch_pipeline.ledger.dialects import insert, one_of_texts
+from batch_pipeline.ledger.dialects import insert, one_of_texts, unindexed
 from batch_pipeline.ledger.leases import Leases
 from batch_pipeline.ledger.tables import attempts, batches, record_chunks, record_entries, to_microseconds
-from batch_pipeline.rules.records import certain_at_sql, entry_status_sql, recorded_sql
+from batch_pipeline.rules.records import certain_at_sql, entry_status_sql, recorded_sql, told_or_old_sql
 from batch_pipeline.rules.states import attempt_state_sql
 
 Outcome = Literal["written", "refused"]
@@ -111,10 +111,24 @@ def due_messages(batch: str, now: datetime) -> Due:
     return sa.select(
         attempts.c.id.label("position"), attempts.c.reference.label("identifier"), attempts.c.line.label("line")
     ).where(
-        attempts.c.batch == batch,
+        attempts.c.id.between(*_span(batch)),
+        unindexed(attempts.c.batch) == batch,
+        sa.literal_column(told_or_old_sql("attempts", str(to_microseconds(now)))),
         certain_at <= to_microseconds(now),
         sa.or_(attempts.c.step == "primary", ~first_to_come),
     )
+
+
+def _span(batch: str) -> tuple[sa.ScalarSelect[int], sa.ScalarSelect[int]]:
+    """The ids of a batch's first and last message.
+
+    Going through them in their order a claim begins where the last one ended; by the index on batches it would go
+    through all of a million each time, and sort them.
+    """
+    some = attempts.alias("some")
+    first = sa.select(sa.func.min(some.c.id)).where(some.c.batch == batch)
+    last = sa.select(sa.func.max(some.c.id)).where(some.c.batch == batch)
+    return first.scalar_subquery(), last.scalar_subquery()
 
 
 def has_due(connection: sa.Connection, due: Due) -> bool:

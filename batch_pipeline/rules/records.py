@@ -81,6 +81,16 @@ def certain_at_sql(attempt: str) -> str:
     return f"CASE {' '.join(branches)} END"
 
 
+def told_or_old_sql(attempt: str, now: str) -> str:
+    """SQL condition that whatever is certain by ``now`` (microseconds) fulfils, and most of what waits doesn't.
+
+    It is a tenth of the work: asked first, of each of a million messages of which nothing is heard yet.
+    """
+    told = ", ".join(f"{attempt}.{column}" for column in ("delivered_at", "read_at", "failed_at", "timed_out_at"))
+    silence = min(APP_IS_SILENT, MAIL_GIVES_UP) // timedelta(microseconds=1)
+    return f"(coalesce({told}) IS NOT NULL OR {attempt}.accepted_at <= {now} - {silence})"
+
+
 def recorded_sql(attempt: str) -> str:
     """SQL condition: the attempt is in one of ``RECORDED_STATES``."""
     return f"{attempt_state_sql(attempt)} IN ({', '.join(map(repr, RECORDED_STATES))})"

@@ -29,6 +29,15 @@ def ask(channel: str, failure_kind: str | None = None, **times: int | None) -> t
     return con.execute(f"SELECT {', '.join(wanted)} FROM a").fetchone()
 
 
+def ask_told(now: int, **times: int | None) -> bool:
+    """What is asked first of an attempt."""
+    known = dict.fromkeys(TIMES) | times
+    con = sqlite3.connect(":memory:")
+    con.execute(f"CREATE TABLE a ({', '.join(known)})")
+    con.execute(f"INSERT INTO a VALUES ({', '.join('?' * len(known))})", list(known.values()))
+    return con.execute(f"SELECT count(*) FROM a WHERE {records.told_or_old_sql('a', str(now))}").fetchone() == (1,)
+
+
 def told(words: str) -> dict[str, int]:
     """``accepted failed``: as many moments, one after another."""
     return {f"{word}_at": BEGUN + place for place, word in enumerate(words.split())}
@@ -82,6 +91,16 @@ def test_every_recorded_state_has_an_entry_in_the_end_and_no_other_has(
     assert (status is not None) == (state in RECORDED_STATES and (channel, state) != ("sms", "accepted"))
     if certain_at is not None:
         assert certain_at >= QUEUED
+
+
+@given(channels, kinds, attempts, st.sampled_from([0, DAY, DAYS_3, DAYS_5]))
+def test_nothing_that_is_certain_is_passed_over(
+    channel: str, kind: str | None, times: dict[str, int | None], later: int
+) -> None:
+    now = BEGUN + 5 + later
+    certain_at = ask(channel, kind, **times)[1]
+    if certain_at is not None and certain_at <= now:
+        assert ask_told(now, **times)
 
 
 @given(st.sampled_from(["sms", "nhs_app"]), kinds, attempts, st.sampled_from(["delivered_at", "read_at"]))

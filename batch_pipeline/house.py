@@ -171,7 +171,7 @@ class House:
     @contextmanager
     def record_writer(self, workspace: Workspace) -> Iterator[Writer]:
         """Where a workspace's messages are saved; its connections are closed at the end. ``Refused`` as ``providers``."""
-        writer = writer_of(workspace, self.home.records, self.ledger)
+        writer = writer_of(workspace, self.home.records, lambda: self.ledger)
         try:
             yield writer
         finally:

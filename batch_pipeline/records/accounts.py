@@ -1,6 +1,7 @@
 """From a workspace's settings and the environment to the writer of its record."""
 
 import hashlib
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,14 +19,17 @@ RECORD_API_KEY = "RECORD_API_KEY"
 RECORD_PRIVATE_KEY = "RECORD_PRIVATE_KEY"
 
 
-def writer_of(workspace: Workspace, folder: Path, ledger: Ledger) -> Writer:
-    """The workspace's writer: files in ``folder`` unless it says otherwise. ``Refused`` names what is missing."""
+def writer_of(workspace: Workspace, folder: Path, ledger: Callable[[], Ledger]) -> Writer:
+    """The workspace's writer: files in ``folder`` unless it says otherwise. ``Refused`` names what is missing.
+
+    ``ledger``: opened for a writer that keeps to a rate alone; to look a workspace over makes none.
+    """
     chosen = workspace.record
     if chosen is None or chosen.base_url is None:
         return RecordFolder(folder if chosen is None or chosen.folder is None else chosen.folder)
     return FhirServer(
         _account(chosen, chosen.base_url),
-        Pace(ledger, paces.account_of("record", _name(chosen.base_url)), chosen.per_minute),
+        Pace(ledger(), paces.account_of("record", _name(chosen.base_url)), chosen.per_minute),
         timedelta(seconds=chosen.timeout),
     )
 

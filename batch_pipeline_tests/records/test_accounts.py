@@ -27,7 +27,7 @@ def workspace(**record: object) -> Workspace:
 @on_sqlite_alone
 def test_files_go_to_the_home_unless_the_workspace_says_where(ledger: Ledger, tmp_path: Path) -> None:
     for chosen, expected in ((workspace(), tmp_path), (workspace(folder="/srv/records"), Path("/srv/records"))):
-        writer = writer_of(chosen, tmp_path, ledger)
+        writer = writer_of(chosen, tmp_path, lambda: ledger)
         assert isinstance(writer, RecordFolder)
         assert writer._folder == expected
 
@@ -39,8 +39,8 @@ def test_a_server_is_shown_the_token_or_the_keys_of_the_environment(
     monkeypatch.setenv("RIVERSIDE_RECORD_TOKEN", "a-token")
     monkeypatch.setenv("BATCH_PIPELINE_RECORD_API_KEY", "a-key")
     monkeypatch.setenv("BATCH_PIPELINE_RECORD_PRIVATE_KEY", private_key())
-    shown = writer_of(workspace(**SERVER, credentials="RIVERSIDE"), tmp_path, ledger)
-    fetched = writer_of(workspace(**SERVER, key_id="riverside-1"), tmp_path, ledger)
+    shown = writer_of(workspace(**SERVER, credentials="RIVERSIDE"), tmp_path, lambda: ledger)
+    fetched = writer_of(workspace(**SERVER, key_id="riverside-1"), tmp_path, lambda: ledger)
     assert isinstance(shown, FhirServer)
     assert isinstance(fetched, FhirServer)
     assert (shown._account.token, fetched._account.token, fetched._account.api_key) == ("a-token", None, "a-key")
@@ -58,4 +58,4 @@ def test_a_missing_secret_is_named(
 ) -> None:
     monkeypatch.delenv(variable, raising=False)
     with pytest.raises(Refused, match=f"{variable} isn't set"):
-        writer_of(workspace(**SERVER, **more), tmp_path, ledger)
+        writer_of(workspace(**SERVER, **more), tmp_path, lambda: ledger)

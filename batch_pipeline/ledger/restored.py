@@ -212,7 +212,9 @@ def _look_at(ledger: Ledger, journal: Journal, mine: Writer, name: str, start: i
         for read in journal.read(name, start):
             looked.ends[name] = read.end
             if read.entry is None:
-                looked.faults.append(f"{name} of the claims journal is damaged before byte {read.end:,}")
+                looked.faults.append(
+                    f"{name} of the claims journal is damaged before byte {read.end:,}: see docs/backups.md"
+                )
                 continue
             _refuse_others(journal, mine, read.entry)
             if read.entry.kind == "posted":
@@ -271,11 +273,15 @@ class Watch:
         return looked
 
     def knows(self, chunk: str) -> bool:
-        """Whether a line tells of a post of that chunk, since the ledger was looked over before this dispatch."""
+        """Whether a line tells of a post of that chunk, since the ledger was looked over before this dispatch.
+
+        Since it was looked over at all, as far as it knows, if it went back to before that.
+        """
+        _, known = _standing(self._ledger)
         return any(
             read.entry is not None and read.entry.kind == "posted" and read.entry.chunk == chunk
             for name, size in self._journal.files().items()
-            if size > (start := self._began.get(name, 0))
+            if size > (start := min(self._began.get(name, 0), known.get(name, 0)))
             for read in self._journal.read(name, start)
         )
 

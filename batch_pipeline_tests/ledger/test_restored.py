@@ -518,6 +518,23 @@ def test_a_dispatch_looks_anew_where_another_server_has_taken_over(
     assert watch.missing() == {chunk}
 
 
+def test_a_post_that_was_seen_before_the_dispatch_began_is_known_to_one_whose_ledger_went_back_since(
+    ledger: Ledger, journal: Journal
+) -> None:
+    """To a moment when that chunk waited."""
+    queue(ledger, lines(3))
+    assert look(ledger, journal) is None
+    begin(ledger, 2)
+    ((chunk,), *_) = attempt_rows(ledger, "chunk", line=2)
+    copy = copy_of(ledger)
+    note(ledger, journal, of(2), str(chunk))
+    assert look(ledger, journal) is None
+    watch = restored.Watch(ledger, journal)
+    assert not watch.knows(str(chunk))
+    restore(ledger, copy)
+    assert watch.knows(str(chunk))
+
+
 def test_servers_that_answer_by_turns_end_the_dispatch(
     ledger: Ledger, journal: Journal, servers: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,7 @@ from batch_pipeline.ledger.tables import audit as audit_
 _ID, _KEY, _PRUNED, _LOOKED_AT = "ledger_id", "hash_key", "journal_pruned", "journal/"
 _ENTRY = (audit_.c.id, audit_.c.at, audit_.c.action)
 _WAITING = sa.and_(chunks.c.settled_at.is_(None), chunks.c.waiting)
+_END_WAITING = sa.update(chunks).where(_WAITING).values(waiting=sa.false())
 _AT_ONCE = 500
 """References named in one statement: databases bound the number of parameters."""
 _DAYS_TO_BE_SURE = 2
@@ -149,7 +150,7 @@ def look(ledger: Ledger, journal: Journal, now: datetime, *, keep: timedelta) ->
 def _hold(ledger: Ledger, looked: Looked, now: datetime) -> Hold:
     """No chunk waits for its first post any more: that was so when the copy was taken."""
     with ledger.write() as connection:
-        connection.execute(sa.update(chunks).where(_WAITING).values(waiting=sa.false()))
+        connection.execute(_END_WAITING)
         return controls.hold(connection, _because(looked), now)
 
 
@@ -364,8 +365,7 @@ def _remember(ledger: Ledger, journal: Journal, looked: Looked) -> None:
         if looked.servers != {connection.scalar(sa.select(serving_since(connection.dialect.name)))}:
             return
         for some in _slices(sorted(looked.posted)):
-            which = sa.and_(_WAITING, chunks.c.reference.in_(some))
-            connection.execute(sa.update(chunks).where(which).values(waiting=sa.false()))
+            connection.execute(_END_WAITING.where(chunks.c.reference.in_(some)))
         _set_ends(connection, journal, looked.ends)
 
 
@@ -571,7 +571,7 @@ def begin_anew(ledger: Ledger, journal: Journal, by: str, now: datetime) -> None
     with ledger.write() as connection:
         known = _looked_at(connection)
         ends = {name: looked.ends.get(name, min(known.get(name, 0), size)) for name, size in journal.files().items()}
-        connection.execute(sa.update(chunks).where(_WAITING).values(waiting=sa.false()))
+        connection.execute(_END_WAITING)
         connection.execute(sa.delete(facts).where(facts.c.name.startswith(_LOOKED_AT, autoescape=True)))
         _set_fact(connection, _PRUNED, max(journal.pruned, _facts(connection, _PRUNED).get(_PRUNED, "")))
         _set_ends(connection, journal, ends)

@@ -25,7 +25,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -34,7 +34,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.ledger.grouping import Grouped
 
 Kind = Literal["posted", "returned", "not_sent"]
 
@@ -142,20 +141,18 @@ class Journal:
     def __init__(self, folder: Path, wall: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.folder = folder
         self.wall = wall
-        self._write = Grouped(self._write_together)
         self._lock = threading.Lock()
         self._open: int | None = None
         self._opened_as: tuple[date, int] | None = None
 
     # Writing -----------------------------------------------------------------------------------------------------
 
-    def append(self, entry: Entry) -> None:
-        """Writes a line; it is on disk when this returns. ``OSError`` when it can't be: then it may be there or not."""
-        self._write(_line(entry))
+    def append(self, *entries: Entry) -> None:
+        """Writes lines with one sync; they are on disk when this returns.
 
-    def _write_together(self, lines: Sequence[bytes]) -> int:
-        """Lines of several threads, with one sync."""
-        whole = b"".join(lines)
+        ``OSError`` when they can't be: then each may be there or not.
+        """
+        whole = b"".join(map(_line, entries))
         with self._lock:
             try:
                 descriptor = self._file_of_today()
@@ -164,7 +161,6 @@ class Journal:
             except OSError:
                 self._close()  # what it wrote of a line is found when the file is opened again
                 raise
-        return len(lines)
 
     def close(self) -> None:
         """Gives up the file; another process may write on in it."""

@@ -148,7 +148,7 @@ def send(house: House, batch: str, step: dispatcher.Step, clock: Clock) -> dispa
             now=clock,
             owner=owner(),
             on_progress=lambda sent, total: tell(f"{step} messages", sent, total),
-            after_chunk=lambda: breaker.after_chunk(clock()),
+            after_chunk=lambda refused: breaker.after_chunk(refused, clock()),
             before_post=recorder.before_post,
             before_return=recorder.before_return,
             was_posted=recorder.was_posted,

@@ -16,6 +16,7 @@ import pytest
 from batch_pipeline.ledger import engine
 from batch_pipeline.providers import simulator
 
+_fsync = os.fsync
 _prepare_ledger = engine._on_sqlite_connect
 _open_simulator = simulator._open_store
 
@@ -43,6 +44,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture
 def awaited_disks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stores that are opened from now on wait as they do outside the tests."""
+    """From now on ``os.fsync``, and the stores that are opened, wait as they do outside the tests."""
+    monkeypatch.setattr(os, "fsync", _fsync)
     monkeypatch.setattr(engine, "_on_sqlite_connect", _prepare_ledger)
     monkeypatch.setattr(simulator, "_open_store", _open_simulator)

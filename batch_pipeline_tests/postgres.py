@@ -158,13 +158,14 @@ class Cluster:
     def crash(self, how: signal.Signals = signal.SIGKILL) -> None:
         """Ends the server at once: SIGKILL, or SIGQUIT (``pg_ctl stop -m immediate``). ``start`` recovers it."""
         assert self._server is not None
+        for connection in self._emptying.values():
+            connection.close()
+        self._emptying.clear()
         self._server.send_signal(how)
         self._server.wait()
 
     def stop(self) -> None:
         """Ends the server and removes its folder."""
-        for connection in self._emptying.values():
-            connection.close()
         if self._server is not None:
             self.crash(signal.SIGQUIT)
         self._dismiss_guard()

@@ -14,6 +14,7 @@ from datetime import date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Self
 
 import duckdb
 import pyarrow as pa
@@ -27,7 +28,7 @@ from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.hashing import Hasher, hold_to_key, load_or_make_key
 from batch_pipeline.ledger.journal import Journal
 from batch_pipeline.planning.contact import Facts
-from batch_pipeline.planning.duck import duck
+from batch_pipeline.planning.duck import Database, database, duck, stage
 from batch_pipeline.planning.plan import Snapshot
 from batch_pipeline.providers.accounts import PROVIDERS, bounces_of
 from batch_pipeline.providers.bounces import Bounces
@@ -81,6 +82,8 @@ class House:
     def __init__(self, home: Home, settings: Settings | None = None) -> None:
         self.home = home
         self.settings = settings or Settings()
+        self._keeping: ExitStack | None = None
+        self._database: Database | None = None
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -122,8 +125,28 @@ class House:
         return self.home.data / asset / f"{batch}.parquet"
 
     def duck(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-        """A DuckDB connection for one stage."""
-        return duck(self._staging, self.settings.duckdb_memory_limit, self.settings.duckdb_threads)
+        """A DuckDB connection for one stage: to a database of its own, or to the one that is kept."""
+        chosen = (self._staging, self.settings.duckdb_memory_limit, self.settings.duckdb_threads)
+        if self._keeping is None:
+            return duck(*chosen)
+        if self._database is None:
+            self._database = self._keeping.enter_context(database(*chosen))
+        return stage(self._database)
+
+    @contextmanager
+    def kept(self) -> Iterator[Self]:
+        """The same house, with one DuckDB and one ledger for all that is done inside, such as the steps of a run.
+
+        Each is opened when it is first needed. To do so at every step took a plan 0.4 s, whatever its size.
+        """
+        with ExitStack() as keeping:
+            self._keeping = keeping
+            try:
+                yield self
+            finally:
+                self._keeping, self._database = None, None
+                if "ledger" in vars(self):
+                    self.ledger.close()
 
     @contextmanager
     def staging(self) -> Iterator[Path]:

@@ -5,7 +5,8 @@ codes of its systolic and diastolic; a pulse may be beside them. The page has on
 can write a questionnaire of their own that averages and warns as the shipped ones do.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Literal
@@ -156,31 +157,34 @@ def noticed(form: Form, answers: Answers, today: date) -> tuple[Noticed, ...]:
 def days(form: Form, answers: Answers, today: date) -> tuple[Day, ...]:
     """Every page with readings, in order. The first that isn't begun is open, from the day after the latest one on."""
     held = given(form, answers)
-    pages = dict.fromkeys(place.page.link_id for place in places(form))
-    taken = {link_id: [each for each in held if each.place.page.link_id == link_id] for link_id in pages}
     latest = max((each.on for each in held if each.on is not None), default=None)
     free = today if latest is None else max(today, latest + timedelta(days=1))
+    asked = Counter(place.page.link_id for place in places(form))
     found: list[Day] = []
-    for link_id in pages:
-        page, readings = form.page(link_id), taken[link_id]
-        asked = sum(place.page.link_id == link_id for place in places(form))
+    for page in form.pages:
+        readings = _on(page, held)
         whole = sum(each.reading is not None for each in readings)
         if readings:
-            on = next((each.on for each in readings if each.on is not None), None)
-            found.append(Day(page, on, whole, asked, "done" if whole == asked else "begun"))
-        else:
-            found.append(Day(page, free, 0, asked, "open" if free <= today else "later"))
+            on = readings[0].on
+            found.append(Day(page, on, whole, asked[page.link_id], "done" if whole == asked[page.link_id] else "begun"))
+        elif page.link_id in asked:
+            found.append(Day(page, free, 0, asked[page.link_id], "open" if free <= today else "later"))
             free += timedelta(days=1)
     return tuple(found)
 
 
+def _on(page: Page, held: Sequence[Given]) -> list[Given]:
+    return [each for each in held if each.place.page.link_id == page.link_id]
+
+
 def faults(form: Form, page: Page, answers: Answers, today: date) -> dict[str, str]:
     """What is wrong with a page's readings as a whole, by the linkId of the answer that is to be mended."""
-    here = [each for each in given(form, answers) if each.place.page.link_id == page.link_id]
+    held = given(form, answers)
+    here = _on(page, held)
     found: dict[str, str] = {}
     for each in here:
         found.update(_of_pair(each))
-    if here and (what := _of_date(form, here[0], answers, today)):
+    if here and (what := _of_date(here[0], held, today)):
         found[here[0].place.on.link_id] = what
     return found
 
@@ -199,7 +203,7 @@ def _of_pair(each: Given) -> dict[str, str]:
     return {}
 
 
-def _of_date(form: Form, each: Given, answers: Answers, today: date) -> str | None:
+def _of_date(each: Given, held: Sequence[Given], today: date) -> str | None:
     name = each.place.on.name
     if each.on is None:
         return f"{name}: enter the date of these readings"
@@ -207,7 +211,7 @@ def _of_date(form: Form, each: Given, answers: Answers, today: date) -> str | No
         return f"{name} must be today or in the past"
     if each.on < today - OLDEST:
         return f"{name} must be within the last {OLDEST.days} days"
-    for other in given(form, answers):
+    for other in held:
         if other.on == each.on and other.place.page.link_id != each.place.page.link_id:
             return f"{name}: {other.place.page.title} has the same date. Give each day its own date"
     return None

@@ -177,6 +177,7 @@ def band(systolic: int | None, diastolic: int | None, on: date, bands: Sequence[
     """The range that a reading given on that day lies in, or ``None``. A number that is missing yet is ``None``.
 
     Every reading is asked about by itself and at once, also one of the first day, which the average leaves out.
+    ``LookupError`` on a day on which no row is in force: unjudged is not the same as unremarkable.
     """
     return next((found for found in _in_force(on, bands) if found.holds(systolic, diastolic)), None)
 
@@ -189,4 +190,6 @@ def _in_force(on: date, bands: Sequence[Band]) -> Iterable[Band]:
             row.code not in latest or row.effective_from > latest[row.code].effective_from
         ):
             latest[row.code] = row
+    if not latest:
+        raise LookupError(f"no range of blood pressure is in force on {on}")
     return latest.values()

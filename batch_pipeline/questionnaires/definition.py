@@ -48,55 +48,23 @@ BODY_HEIGHT = Code(LOINC, "8302-2")
 BODY_WEIGHT = Code(LOINC, "29463-7")
 BODY_MASS_INDEX = Code(LOINC, "39156-5")
 
-_TOP_KEYS = frozenset(
-    [
-        "resourceType",
-        "id",
-        "meta",
-        "language",
-        "text",
-        "url",
-        "identifier",
-        "version",
-        "name",
-        "title",
-        "status",
-        "experimental",
-        "subjectType",
-        "date",
-        "publisher",
-        "contact",
-        "description",
-        "useContext",
-        "jurisdiction",
-        "purpose",
-        "copyright",
-        "approvalDate",
-        "lastReviewDate",
-        "effectivePeriod",
-        "code",
-        "item",
-    ]
+_OF_A_RESOURCE = (
+    "resourceType id meta language text url identifier version name title status experimental subjectType date publisher "
+    "contact description useContext jurisdiction purpose copyright approvalDate lastReviewDate effectivePeriod code item"
 )
-_ITEM_KEYS = frozenset(
-    [
-        "id",
-        "linkId",
-        "definition",
-        "code",
-        "text",
-        "type",
-        "enableWhen",
-        "enableBehavior",
-        "required",
-        "repeats",
-        "readOnly",
-        "maxLength",
-        "answerOption",
-        "item",
-        "extension",
-    ]
+_ANY = frozenset({"id", "linkId", "definition", "code", "text", "type", "enableWhen", "enableBehavior", "extension"})
+_KEYS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "group": _ANY | {"item"},
+        "display": _ANY,
+        "choice": _ANY | {"required", "repeats", "answerOption", "item"},
+        "string": _ANY | {"required", "maxLength", "item"},
+        "text": _ANY | {"required", "maxLength", "item"},
+        "decimal": _ANY | {"required", "readOnly", "item"},
+    }
 )
+_QUESTION = _ANY | {"required", "item"}
+_HELP = frozenset({"id", "linkId", "text", "type", "extension"})
 _KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "boolean": "boolean",
@@ -139,6 +107,11 @@ class _Reader:
                 loose.clear()
 
         for item in items:
+            if item.get("readOnly"):
+                self.computed.append(self._question(item, self._link_id(item), ()))
+                continue
+            if self.computed:
+                self.refuse(self.computed[-1].link_id, _LAST)
             if item.get("type") != "group":
                 loose += self._item(item, ())
                 continue
@@ -167,17 +140,16 @@ class _Reader:
             return [Section(section.link_id, section.title, tuple(inner), section.codes, section.when)]
         link_id = self._link_id(item)
         if item.get("type") == "display":
+            self._extensions(item, link_id)
             return [Words(link_id, self._text(item, link_id), self._when(item, link_id))]
         question = self._question(item, link_id, titles)
         if item.get("readOnly"):
-            self.computed.append(question)
-            return []
+            self.refuse(link_id, _LAST)
         return [question]
 
     def _section(self, item: Mapping[str, Any]) -> Section:
         link_id = self._link_id(item)
-        if item.get("repeats"):
-            self.refuse(link_id, "a group can't repeat here: write the group out as often as it may be filled in")
+        self._extensions(item, link_id)
         if not item.get("item"):
             self.refuse(link_id, "the group is empty: give it a question, or take it out")
         title = str(item.get("text") or "").strip()
@@ -186,15 +158,20 @@ class _Reader:
     def _within(self, item: Mapping[str, Any], titles: tuple[str, ...]) -> list[Item]:
         return [found for inner in item["item"] for found in self._item(inner, titles)]
 
-    def _link_id(self, item: Mapping[str, Any]) -> str:
-        link_id = str(item.get("linkId") or "")
+    def _link_id(self, item: Mapping[str, Any], allowed: frozenset[str] | None = None) -> str:
+        """The item's linkId, once it is seen that nothing in the item would be left out."""
+        link_id, kind = str(item.get("linkId") or ""), str(item.get("type"))
         if not _LINK_ID.fullmatch(link_id):
             self.refuse(link_id, "use up to 64 of A-Z, a-z, 0-9, _ . / and -, and begin with a letter or digit")
         if link_id in self.seen:
             self.refuse(link_id, "it is used twice: give one of the items another linkId")
         self.seen.add(link_id)
-        if unknown := sorted(set(item) - _ITEM_KEYS):
-            self.refuse(link_id, f"{unknown[0]} isn't supported here: {_INSTEAD.get(unknown[0], 'take it out')}")
+        if kind not in ("group", "display", *_KINDS):
+            self.refuse(link_id, f"type {kind} can't be asked here: use group, display, {', '.join(_KINDS)}")
+        known = allowed or _KEYS.get(kind, _QUESTION)
+        if unknown := sorted(key for key, value in item.items() if value and key not in known):
+            mend = _INSTEAD.get(unknown[0], "take it out")
+            self.refuse(link_id, f"{unknown[0]} isn't supported on type {kind} here: {mend}")
         return link_id
 
     def _text(self, item: Mapping[str, Any], link_id: str) -> str:
@@ -207,15 +184,8 @@ class _Reader:
         return frozenset(Code(code.get("system", ""), code.get("code", "")) for code in item.get("code", ()))
 
     def _question(self, item: Mapping[str, Any], link_id: str, titles: tuple[str, ...]) -> Question:
-        kind = _KINDS.get(item.get("type", ""))
-        if kind is None:
-            self.refuse(
-                link_id, f"type {item.get('type')} can't be asked here: use group, display, {', '.join(_KINDS)}"
-            )
-        several = bool(item.get("repeats"))
-        if several and kind != "choice":
-            self.refuse(link_id, "only a choice can repeat: write the question out as often as it may be answered")
-        extensions = self._extensions(item, link_id, kind)
+        kind = _KINDS[item["type"]]
+        extensions = self._extensions(item, link_id)
         return Question(
             link_id=link_id,
             kind=kind,
@@ -228,7 +198,7 @@ class _Reader:
             usual=_usual(extensions.get(USUAL_RANGE)),
             max_length=int(item.get("maxLength") or _LONGEST.get(kind, 40)),
             choices=self._choices(item, link_id, kind),
-            several=several,
+            several=bool(item.get("repeats")),
             codes=self._codes(item),
             when=self._when(item, link_id),
         )
@@ -236,7 +206,8 @@ class _Reader:
     def _hint(self, item: Mapping[str, Any], link_id: str) -> str:
         hints: list[str] = []
         for inner in item.get("item", ()):
-            inner_id = self._link_id(inner)
+            inner_id = self._link_id(inner, _HELP)
+            self._extensions(inner, inner_id)
             controls = [_control(extension) for extension in inner.get("extension", ())]
             if inner.get("type") != "display" or "help" not in controls:
                 self.refuse(
@@ -247,7 +218,7 @@ class _Reader:
             hints.append(self._text(inner, inner_id))
         return " ".join(hints)
 
-    def _extensions(self, item: Mapping[str, Any], link_id: str, kind: Kind) -> dict[str, Mapping[str, Any]]:
+    def _extensions(self, item: Mapping[str, Any], link_id: str) -> dict[str, Mapping[str, Any]]:
         found: dict[str, Mapping[str, Any]] = {}
         for extension in item.get("extension", ()):
             url = str(extension.get("url", ""))
@@ -255,7 +226,7 @@ class _Reader:
                 continue
             if url not in (MIN_VALUE, MAX_VALUE, UNIT, USUAL_RANGE):
                 self.refuse(link_id, f"the extension {url} isn't supported here: take it out")
-            if kind not in ("decimal", "integer"):
+            if item["type"] not in ("decimal", "integer"):
                 self.refuse(link_id, f"the extension {url} goes with a decimal or an integer only: take it out")
             found[url] = extension
         return found
@@ -268,9 +239,8 @@ class _Reader:
 
     def _choices(self, item: Mapping[str, Any], link_id: str, kind: Kind) -> tuple[Choice, ...]:
         options = item.get("answerOption", ())
-        if (kind == "choice") != bool(options):
-            mend = "write the answers to choose from" if kind == "choice" else "make its type choice"
-            self.refuse(link_id, f"answerOption goes with type choice, and each choice has it: {mend}")
+        if kind == "choice" and not options:
+            self.refuse(link_id, "answerOption is missing: write the answers to choose from")
         choices = tuple(self._choice(option, link_id) for option in options)
         if len({choice.value for choice in choices}) < len(choices):
             self.refuse(link_id, "two answers to choose from are the same: take one out, or give it another code")
@@ -334,11 +304,11 @@ class _Reader:
         return chosen.value
 
     def _may_be_computed(self, question: Question) -> None:
-        if BODY_MASS_INDEX not in question.codes or question.kind != "decimal":
+        if BODY_MASS_INDEX not in question.codes or question.when.conditions:
             self.refuse(
                 question.link_id,
-                f"readOnly means that it is worked out, and only the body mass index can be (type decimal, LOINC "
-                f"{BODY_MASS_INDEX.code}): take readOnly out",
+                f"readOnly means that it is worked out, and only the body mass index can be (LOINC "
+                f"{BODY_MASS_INDEX.code}, without enableWhen): take readOnly out",
             )
         for code, units, what in (
             (BODY_HEIGHT, body_mass.CENTIMETRES, "height"),
@@ -352,12 +322,16 @@ class _Reader:
                     self.refuse(part.link_id, f"a {what} needs the extension {UNIT} with one of {', '.join(units)}")
 
 
+_LAST = "what is worked out (readOnly) stands at the top and after everything that is asked: put it there"
 _INSTEAD: Mapping[str, str] = MappingProxyType(
     {
+        "answerOption": "make its type choice",
         "answerValueSet": "write the answers out as answerOption",
         "initial": "patients start from an empty form; take it out",
         "modifierExtension": "it would change what the item means; take it out",
         "prefix": "write it into the text",
+        "readOnly": "only a decimal can be worked out",
+        "repeats": "write it out as often as it may be answered",
     }
 )
 
@@ -419,7 +393,7 @@ def _unit(extension: Mapping[str, Any] | None) -> Unit | None:
 def read_form(resource: Mapping[str, Any], *, form_id: str, file: str) -> Form:
     """The form of a ``Questionnaire`` that is valid FHIR already (``library``). Raises ``Refused``."""
     reader = _Reader(file)
-    if unknown := sorted(set(resource) - _TOP_KEYS):
+    if unknown := sorted(set(resource) - set(_OF_A_RESOURCE.split())):
         reader.refuse(None, f"{unknown[0]} isn't supported here: take it out")
     for key, why in (
         ("title", "it is the heading that patients read"),

@@ -18,6 +18,8 @@ from batch_pipeline.questionnaires.form import DATE_PARTS, Answers, Form, Page, 
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,9}", re.ASCII)
+_LINE_END = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
+"""All that some program takes for one: an answer is a cell of a CSV file and a line of NDJSON later."""
 _NO_TEXT = ("Cc", "Cs")
 _UNSEEN = frozenset("\u200b\u2060\ufeff\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Without width, or turning round what follows, where staff read it; joiners stay: names are written with them."""
@@ -196,7 +198,7 @@ def _line(written: str) -> str:
 
 def _text(written: str) -> str:
     """As written, without what FHIR allows in no text: control characters other than line ends and tabs."""
-    ends = written.replace("\r\n", "\n").replace("\r", "\n")
+    ends = _LINE_END.sub("\n", written)
     return "".join(
         letter
         for letter in ends

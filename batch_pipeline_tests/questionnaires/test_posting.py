@@ -35,6 +35,8 @@ UNIT = {"url": "http://hl7.org/fhir/StructureDefinition/questionnaire-unit", "va
         ("string", "علی\u200cرضا", "علی\u200cرضا"),
         ("text", " one\r\ntwo\x00\x07\rthree ", "one\ntwo\nthree"),
         ("text", "right\u202eleft", "rightleft"),
+        ("text", "one\u2028two\x85three\vfour", "one\ntwo\nthree\nfour"),
+        ("string", "one\u2028two\xa0three", "one two three"),
         ("text", "   ", None),
         ("integer", " ", None),
         ("boolean", "", None),

@@ -158,5 +158,13 @@ def test_what_is_not_valid_is_given_to_nobody_and_its_error_holds_no_value() -> 
     assert "9990000018" not in str(refused.value)
 
 
+def test_nothing_is_given_out_unchecked() -> None:
+    nobody = responses.About("urn:example:answers", "", "9990000018")  # FHIR knows no empty value
+    with pytest.raises(NotFhir, match=r"QuestionnaireResponse .*identifier\.value"):
+        responses.response(BP, {}, nobody, status="in-progress", authored=NOON)
+    with pytest.raises(NotFhir, match=r"Observation .*identifier\.value"):
+        responses.observations(BP, course(1), nobody)
+
+
 def test_whose_answers_they_are_stays_out_of_tracebacks() -> None:
     assert "9990000018" not in repr(ABOUT)

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Literal
 
-from batch_pipeline.questionnaires.form import SNOMED, Answers, Code, Form, Page, Question, Section
+from batch_pipeline.questionnaires.form import LOINC, SNOMED, Answers, Code, Form, Page, Question, Section
 from batch_pipeline.rules import blood_pressure
 
-BLOOD_PRESSURE = Code(SNOMED, "75367002")
-SYSTOLIC = Code(SNOMED, "271649006")
-DIASTOLIC = Code(SNOMED, "271650006")
-PULSE = Code(SNOMED, "78564009")
+BLOOD_PRESSURE = frozenset({Code(SNOMED, "75367002"), Code(LOINC, "85354-9")})
+SYSTOLIC = frozenset({Code(SNOMED, "271649006"), Code(LOINC, "8480-6")})
+DIASTOLIC = frozenset({Code(SNOMED, "271650006"), Code(LOINC, "8462-4")})
+PULSE = frozenset({Code(SNOMED, "78564009"), Code(LOINC, "8867-4")})
+"""Either code is enough."""
 
 OLDEST = timedelta(days=14)
 """A reading that was taken longer before it is given is a slip in its date: no link lives so long (SPEC 2.12)."""
@@ -86,30 +87,45 @@ def places(form: Form) -> tuple[Place, ...]:
 def _places(page: Page) -> Iterator[Place]:
     dates = [question for question in page.questions if question.kind == "date"]
     for section in page.sections:
-        if BLOOD_PRESSURE not in section.codes:
+        if not BLOOD_PRESSURE & section.codes:
             continue
-        systolic, diastolic, pulse = (_asked(section, code) for code in (SYSTOLIC, DIASTOLIC, PULSE))
+        systolic, diastolic, pulse = (_asked(section, codes) for codes in (SYSTOLIC, DIASTOLIC, PULSE))
         if dates and systolic and diastolic:
             yield Place(section.link_id, page, systolic.where, dates[0], systolic, diastolic, pulse)
 
 
-def _asked(section: Section, code: Code) -> Question | None:
-    return next((item for item in section.items if isinstance(item, Question) and code in item.codes), None)
+def _asked(section: Section, codes: frozenset[Code]) -> Question | None:
+    return next((item for item in section.items if isinstance(item, Question) and codes & item.codes), None)
 
 
 def fault(form: Form) -> tuple[str, str] | None:
-    """The linkId, and what is wrong with the way in which a form asks for readings; ``None`` if nothing is."""
+    """The linkId, and what is wrong with the way in which a form asks for readings; ``None`` if nothing is.
+
+    A number that says it is a blood pressure and that nobody would judge is the worst fault of all.
+    """
     for page in form.pages:
         for section in page.sections:
-            if BLOOD_PRESSURE not in section.codes:
-                continue
-            if sum(question.kind == "date" for question in page.questions) != 1:
-                return page.link_id, "a page with blood pressure readings has one date question: that of its readings"
-            for code, what in ((SYSTOLIC, "systolic"), (DIASTOLIC, "diastolic")):
-                asked = _asked(section, code)
-                if asked is None or asked.kind != "integer":
-                    mend = f"give it an integer with SNOMED CT {code.code} for the {what} number"
-                    return section.link_id, f"the section is a blood pressure (SNOMED CT {BLOOD_PRESSURE.code}): {mend}"
+            if BLOOD_PRESSURE & section.codes and (what := _fault_of(page, section)):
+                return section.link_id, what
+    judged = {question.link_id for place in places(form) for question in (place.systolic, place.diastolic)}
+    for question in form.questions:
+        if question.codes & (SYSTOLIC | DIASTOLIC) and question.link_id not in judged:
+            return question.link_id, (
+                "it has the code of a blood pressure, but isn't one of two numbers in a section of its own: put the two "
+                "into a group with SNOMED CT 75367002 within a page's group"
+            )
+    return None
+
+
+def _fault_of(page: Page, section: Section) -> str | None:
+    if sum(question.kind == "date" for question in page.questions) != 1:
+        return (
+            f"page {page.link_id} has blood pressure readings: it needs one date question, and no other, for their date"
+        )
+    for codes, mend in ((SYSTOLIC, "271649006 for the systolic"), (DIASTOLIC, "271650006 for the diastolic")):
+        asked = _asked(section, codes)
+        if asked is None or asked.kind != "integer":
+            return f"the section is a blood pressure: give it an integer with SNOMED CT {mend} number"
     return None
 
 

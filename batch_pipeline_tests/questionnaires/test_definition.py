@@ -11,6 +11,8 @@ from batch_pipeline.questionnaires.definition import read_form
 from batch_pipeline_tests.questionnaires.given import ask, bounds, choose, form, group, resource_of
 
 BP = [{"system": "http://snomed.info/sct", "code": "75367002"}]
+SYSTOLIC = [{"system": "http://snomed.info/sct", "code": "271649006"}]
+DIASTOLIC = [{"system": "http://snomed.info/sct", "code": "271650006"}]
 HELP = {"url": "http://hl7.org/fhir/StructureDefinition/questionnaire-itemControl",
         "valueCodeableConcept": {"coding": [{"code": "help"}]}}  # fmt: skip
 BMI = ask("bmi", "decimal", readOnly=True, code=[{"system": "http://loinc.org", "code": "39156-5"}])
@@ -71,9 +73,13 @@ def when(question: str, **rule: Any) -> dict[str, Any]:
         ([group("g", ask("a", "text"), ask("c", "text")),
           group("h", ask("b", "text"), enableWhen=[{"question": q, "operator": "exists", "answerBoolean": True} for q in "ac"])],
          "linkId h: with several enableWhen enableBehavior has to say all or any"),
-        ([group("g", group("r", ask("s", "integer"), code=BP))], "linkId g: a page with blood pressure readings has one date"),
+        ([group("g", group("r", ask("s", "integer"), code=BP))], "linkId r: page g has blood pressure readings: it needs one date"),
+        ([group("g", ask("on", "date"), ask("s", "integer", code=[{"system": "http://loinc.org", "code": "8480-6"}]))],
+         "linkId s: it has the code of a blood pressure, but isn't one of two numbers in a section of its own"),
+        ([group("g", ask("on", "date"), ask("s", "integer", code=SYSTOLIC), ask("d", "integer", code=DIASTOLIC), code=BP)],
+         "linkId s: .* put the two into a group with SNOMED CT 75367002 within a page's group"),
         ([group("g", ask("on", "date"), group("r", ask("s", "integer"), code=BP))],
-         r"linkId r: the section is a blood pressure \(SNOMED CT 75367002\): give it an integer with SNOMED CT 271649006"),
+         "linkId r: the section is a blood pressure: give it an integer with SNOMED CT 271649006 for the systolic number"),
     ],
 )  # fmt: skip
 def test_an_item_that_cannot_be_asked_is_refused(items: list[Mapping[str, Any]], says: str) -> None:

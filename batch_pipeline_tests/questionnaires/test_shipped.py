@@ -1,13 +1,18 @@
 """What a new home brings: sound, complete, and with codes that are codes."""
 
+import json
 from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from batch_pipeline.questionnaires import blood_pressure, fhir
+from batch_pipeline.questionnaires import blood_pressure, fhir, responses
+from batch_pipeline.questionnaires.answers import as_json, computed, from_json, missing
+from batch_pipeline.questionnaires.form import Limits, Question, Value
+from batch_pipeline.questionnaires.posting import read_page
 from batch_pipeline.rules.policy import FALLBACK_POLICIES
-from batch_pipeline_tests.questionnaires.given import SHIPPED, resource_of, shipped
+from batch_pipeline_tests.questionnaires.given import MONDAY, SHIPPED, dated, resource_of, shipped
 
 
 def dicts(value: Any) -> Iterator[dict[str, Any]]:
@@ -105,3 +110,41 @@ def test_ethnicity_has_the_nineteen_groups_of_2021_and_a_way_not_to_say() -> Non
         choice.label for question in asked for choice in question.choices if "code" not in choice.answer["valueCoding"]
     ]
     assert uncoded == ["Roma"]
+
+
+PATHS = [
+    (name, nth)
+    for name in SHIPPED
+    for nth in range(max(1, len(shipped(name).pages[0].questions[0].choices)))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "nth"), PATHS)
+def test_every_path_through_its_pages_ends_with_a_valid_response(name: str, nth: int) -> None:
+    """As a patient goes: a page, its answers, the next page that follows from them; each time the nth choice."""
+    form, answers, seen = shipped(name), dict[str, Value](), list[str]()
+    while following := [page for page in form.to_show(answers) if page.link_id not in seen]:
+        page, on = following[0], MONDAY + timedelta(days=len(seen))
+        assert page.questions
+        found = read_page(form, page, {k: v for q in page.questions for k, v in typed(q, nth, on).items()}, answers, on)
+        assert not found.errors
+        assert not found.warnings
+        answers = dict(found.answers)
+        seen.append(page.link_id)
+    assert missing(form, answers) == ()
+    assert from_json(form, json.loads(json.dumps(as_json(answers)))) == answers
+    about = responses.About("urn:example:answers", "1", "9990000018")
+    made = responses.response(form, answers, about, status="completed", authored=datetime(2026, 11, 30, tzinfo=UTC))
+    assert [item["linkId"] for item in made["item"]] == [*seen, *computed(form, answers)]
+
+
+def typed(question: Question, nth: int, on: date) -> dict[str, str]:
+    """Something right for each question, as it would be typed."""
+    if question.kind == "date":
+        return dated(question.link_id, on)
+    if question.choices:
+        return {question.link_id: question.choices[min(nth, len(question.choices) - 1)].value}
+    if question.kind in ("integer", "decimal"):
+        limits = question.usual if question.usual != Limits() else question.allowed
+        return {question.link_id: str(int(limits.most or 0))}
+    return {question.link_id: "yes"}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import Self
 
 import duckdb
@@ -34,6 +34,8 @@ from batch_pipeline.providers.accounts import PROVIDERS, bounces_of
 from batch_pipeline.providers.bounces import Bounces
 from batch_pipeline.providers.protocol import Channel, Provider, ReceiptSource
 from batch_pipeline.providers.simulator import Shares, Simulator
+from batch_pipeline.questionnaires.form import Form
+from batch_pipeline.questionnaires.library import Definition, kept_form
 from batch_pipeline.rules import paths, policy
 from batch_pipeline.sending import fallbacks
 from batch_pipeline.sending.unread_news import UnreadNews
@@ -119,6 +121,28 @@ class House:
     def kept_cohort(self, sha256: str) -> Path:
         """Where a submitted cohort is kept, byte for byte, under its SHA-256."""
         return self.home.kept_cohorts / f"{sha256}.csv"
+
+    def keep_questionnaire(self, questionnaire: Definition) -> None:
+        """Keeps it for the batches that ask it, under its SHA-256."""
+        kept = self._kept_questionnaire(questionnaire.sha256)
+        if kept.exists():
+            return
+        kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with NamedTemporaryFile("w", encoding="utf-8", newline="", dir=kept.parent, delete=False) as part:
+            part.write(questionnaire.text)
+            part.flush()
+            os.fsync(part.fileno())
+        Path(part.name).replace(kept)
+
+    def form(self, submitted: Submitted) -> Form | None:
+        """What a batch asks, as it was when it was submitted; ``None`` for a batch that asks nothing."""
+        asks = json.loads(submitted.row.spec).get("questionnaire")
+        if asks is None:
+            return None
+        return kept_form(self._kept_questionnaire(asks["sha256"]).read_text("utf-8"), asks["id"])
+
+    def _kept_questionnaire(self, sha256: str) -> Path:
+        return self.home.kept_questionnaires / f"{sha256}.json"
 
     def table(self, asset: str, batch: str) -> Path:
         """Where the table of an asset stands; one that hasn't been made isn't there."""

@@ -7,7 +7,7 @@ from typing import Any
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House
 from batch_pipeline.ingest.reader import open_cohort
-from batch_pipeline.operations.submission import asks_for_date_of_birth, cohort_of, read_into
+from batch_pipeline.operations.submission import asks_for_date_of_birth, cohort_of, questionnaire_of, read_into
 from batch_pipeline.planning.message import Message
 from batch_pipeline.planning.patients import PatientFiles, sort_lines
 from batch_pipeline.planning.plan import describe_rejections, fields_unknown
@@ -23,6 +23,7 @@ def check_file(house: House, file: Path, now: datetime) -> dict[str, Any]:
     batch = load_batch_file(file)
     workspace = house.workspace(batch.workspace)
     message = resolve_message(batch, house.home)
+    questionnaire_of(batch, house)
     house.snapshot(workspace, now)
     house.opt_outs(workspace, now)
     house.check_providers(workspace)

@@ -15,7 +15,7 @@ from batch_pipeline.planning.message import Message
 from batch_pipeline.rules.fragments import basic_fragments_sql, fragments_sql, sms_fragments
 
 NO_WORDS = ""
-"""In a ``Gap``: no field is lacking, but a text's conditions leave nothing of it."""
+"""In a ``Gap``: no field is lacking, but a text's conditions leave nothing of it, or its values make far too much."""
 _SHOWN_LINES = 20
 
 

@@ -18,6 +18,7 @@ from batch_pipeline.planning.duck import notes, scan, write
 from batch_pipeline.planning.message import Message, Sample
 from batch_pipeline.rules import costs, paths, policy, reasons
 from batch_pipeline.rules import fragments as sms
+from batch_pipeline.rules.conditional_text import MOST
 from batch_pipeline.rules.rejections import REJECTIONS
 from batch_pipeline.rules.text import meant
 
@@ -213,7 +214,10 @@ def _problems(con: duckdb.DuckDBPyConnection, files: PlanFiles, message: Message
 
 def _gap(gap: Gap, message: Message) -> str:
     if gap.what == NO_WORDS:
-        return f"the message has no words for {_people(gap)}: give its conditions an {{% else %}}"
+        return (
+            f"the message has no words, or over {MOST:,} characters, for {_people(gap)}: give its conditions an {{% else %}}, "
+            "or shorten it"
+        )
     ask = f", ask for it with {{% if {gap.what} %}}" if message.may_ask_for(gap.what) else ""
     mend = f"fill it in{ask}, or take the field out of the message"
     return f"{{{{ {gap.what} }}}} has no value for {_people(gap)}: {mend}"

@@ -125,7 +125,7 @@ class MadeWords:
         return f"coalesce(list_contains(string_split({self._call('lacks')}, ' '), {literal(field)}), false)"
 
     def wordless_sql(self) -> str:
-        """Whether no words are left although no field is lacking."""
+        """Whether no words are left, or far too many are made, although no field is lacking."""
         return f"({self.sent} AND {self._call('read')} IS NULL AND {self._call('lacks')} IS NULL)"
 
     @property

@@ -6,7 +6,7 @@ an object, so that a text takes time and room as it is long, and no more. A fiel
 where the text shows it or compares it; one that is only asked about is none.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
@@ -24,6 +24,8 @@ Writer = Callable[[str], str]
 FaultAt = Callable[[int, str], Refused]
 """The refusal of something on a line of the text."""
 
+MOST = 2 * LIMITS["email"]
+"""Beyond this many characters a text isn't made: it is too long for any channel, its values escaped or not."""
 _LONGEST = LIMITS["email"]
 _DEEPEST = 10
 _TOO_DEEP = f"this is nested more than {_DEEPEST} deep; make it simpler"
@@ -33,7 +35,10 @@ _MEMBERSHIP = {"in", "notin"}
 
 
 class MissingValue(KeyError):
-    """The text can't be made for this patient: these fields have no value; where none is named, no words are left."""
+    """The text can't be made for this patient: these fields have no value.
+
+    Where none is named, the conditions leave no words, or the values make far too many.
+    """
 
     def __init__(self, fields: Collection[str]) -> None:
         super().__init__(", ".join(fields))
@@ -120,10 +125,20 @@ class ConditionalText:
         """The text for one patient, without spaces around it. Raises ``MissingValue`` where a gap would be left."""
         noted: list[str] = []
         given = {name: _Nothing(name, noted) if is_blank(value := values.get(name)) else value for name in self.fields}
-        text = _program(self.source, written).render(given).strip()
+        text = "".join(_bounded(_program(self.source, written).generate(given))).strip()
         if noted or is_blank(text):
             raise MissingValue(dict.fromkeys(noted))
         return text
+
+
+def _bounded(pieces: Iterable[str]) -> Iterator[str]:
+    """The pieces; ``MissingValue`` for more than any channel takes, however long the values in a cohort may be."""
+    length = 0
+    for piece in pieces:
+        length += len(piece)
+        if length > MOST:
+            raise MissingValue(())
+        yield piece
 
 
 @lru_cache(maxsize=64)

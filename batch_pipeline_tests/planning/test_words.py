@@ -111,7 +111,7 @@ def test_a_gap_in_the_subject_is_one_for_emails(tmp_path: Path) -> None:
 def test_a_text_of_which_nothing_is_left_is_a_problem_with_its_lines(tmp_path: Path) -> None:
     text = lines(by_sms(0, clinic="x"), by_sms(1), by_email(2))
     assert problems(tmp_path, text, body="{% if clinic %}Come to {{ clinic }}.{% endif %}") == [
-        "the message has no words for 2 patients (lines 3, 4): give its conditions an {% else %}"
+        "the message has no words, or over 200,000 characters, for 2 patients (lines 3, 4): give its conditions an {% else %}, or shorten it"
     ]
 
 

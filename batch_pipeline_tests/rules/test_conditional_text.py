@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.rules.conditional_text import FILTERS, ConditionalText, MissingValue
+from batch_pipeline.rules.conditional_text import FILTERS, MOST, ConditionalText, MissingValue
 from batch_pipeline.rules.text import compile_text
 
 
@@ -88,6 +88,14 @@ def test_a_text_of_which_nothing_is_left_is_none() -> None:
     with pytest.raises(MissingValue) as missing:
         compiled("{% if sex %}a{% endif %}\n").render({})
     assert missing.value.fields == ()
+
+
+def test_a_text_that_no_channel_takes_is_not_made_to_its_end() -> None:
+    text = compiled("{{ a | upper }}" * 5_000)
+    with pytest.raises(MissingValue) as missing:
+        text.render({"a": "x" * 1_000})
+    assert missing.value.fields == ()
+    assert len(text.render({"a": "x" * 40})) == MOST
 
 
 def test_every_field_is_known_of_shown_or_not() -> None:

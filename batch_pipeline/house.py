@@ -64,6 +64,11 @@ class Submitted:
     workspace: Workspace
 
     @property
+    def snomed(self) -> tuple[str, ...]:
+        """The SNOMED CT codes that the message is kept in the record with: the batch file's, else the template's."""
+        return self.file.message.snomed or self.message.snomed
+
+    @property
     def content(self) -> str:
         """What was submitted. Tables made from another content are another plan's."""
         return content_of(self.row)
@@ -116,7 +121,7 @@ class House:
             row = batches.get(connection, batch)
         spec = json.loads(row.spec)
         file = BatchFile.model_validate(spec["batch_file"])
-        return Submitted(row, file, Message(**spec["message"]), self.workspace(file.workspace))
+        return Submitted(row, file, Message.of_dict(spec["message"]), self.workspace(file.workspace))
 
     def kept_cohort(self, sha256: str) -> Path:
         """Where a submitted cohort is kept, byte for byte, under its SHA-256."""

@@ -40,7 +40,8 @@ def test_init_makes_everything_readable_by_its_owner_alone(tmp_path: Path) -> No
 def test_what_init_makes_is_sound(tmp_path: Path) -> None:
     home = made(tmp_path).require()
     assert load_workspace(home, "riverside").nation == "england"
-    assert load_template(home, "flu-invitation").message_type == "simple"
+    template, _ = load_template(home, "flu-invitation")
+    assert template.message_type == "simple"
 
 
 def test_init_again_overwrites_nothing_and_brings_no_example_back(tmp_path: Path) -> None:

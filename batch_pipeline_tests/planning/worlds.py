@@ -227,6 +227,7 @@ class Planned:
             questionnaire=self.questionnaire,
             message_key="body:1",
             save_to_record=False,
+            snomed=(),
             providers=dict.fromkeys(("email", "nhs_app", "sms"), "simulator"),
             prices=self.prices,
             problems=self.problems,

@@ -73,7 +73,10 @@ class Ledger:
 
     @contextmanager
     def connect(self) -> Generator[sa.Connection]:
-        """A connection for several transactions of ``reading`` and ``writing``; temporary tables live as long."""
+        """A connection for several transactions of ``reading`` and ``writing``; temporary tables live as long.
+
+        Outside of those nothing is to be executed: on SQLite each statement would be committed by itself.
+        """
         try:
             with self._engine.connect() as connection:
                 yield connection
@@ -91,9 +94,8 @@ class Ledger:
         if self.dialect != "sqlite":
             connection.execution_options(isolation_level="REPEATABLE READ")
         with connection.begin():
-            if (
-                self.dialect == "sqlite"
-            ):  # which takes no lock and can't fail; through SQLAlchemy it takes ten times as long
+            if self.dialect == "sqlite":
+                # It takes no lock and can't fail; through SQLAlchemy it takes ten times as long.
                 connection.connection.cursor().execute("BEGIN")
             yield
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from tempfile import NamedTemporaryFile, TemporaryDirectory
+from tempfile import TemporaryDirectory
 from typing import Self
 
 import duckdb
@@ -133,11 +133,14 @@ class House:
         if kept.exists():
             return
         kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with NamedTemporaryFile("w", encoding="utf-8", newline="", dir=kept.parent, delete=False) as part:
-            part.write(questionnaire.text)
-            part.flush()
-            os.fsync(part.fileno())
-        Path(part.name).replace(kept)
+        with self.staging() as folder:
+            part = folder / kept.name
+            part.touch(mode=0o600)
+            with part.open("w", encoding="utf-8", newline="") as file:
+                file.write(questionnaire.text)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(kept)
 
     def form(self, submitted: Submitted) -> Form | None:
         """What a batch asks, as it was when it was submitted; ``None`` for a batch that asks nothing."""

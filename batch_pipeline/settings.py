@@ -122,6 +122,7 @@ OdsCode = Annotated[
     _matching("[A-Z0-9]{3,10}", "an ODS code has 3 to 10 letters and digits, such as A28095"),
 ]
 Snomed = Annotated[str, _matching("[0-9]{6,18}", "a SNOMED CT code has 6 to 18 digits")]
+"""As batches are kept with: whether it is the code of a concept is asked when one is submitted (``templates``)."""
 MemorySize = Annotated[str, _matching(r"\d+(\.\d+)? ?[KMGT]i?B", "use a size such as 1GB")]
 NearPath = Annotated[Path, AfterValidator(_beside_the_file)]
 DayOrInstant = Annotated[date | datetime, BeforeValidator(_day_or_instant)]

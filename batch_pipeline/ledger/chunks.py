@@ -23,6 +23,7 @@ from batch_pipeline.ledger.dialects import (
     one_of_texts,
     queue_for,
     smaller,
+    spelt_out,
 )
 from batch_pipeline.ledger.leases import Leases
 from batch_pipeline.ledger.tables import UNSENT, Instant, attempts, batches, chunks
@@ -163,10 +164,10 @@ def claim(  # noqa: PLR0913 - a claim is made of this much
     ``token`` makes it unlike any ever used, also by a ledger that was lost, or restored from a copy: a provider that
     has seen a reference takes nothing more under it, and those patients would never hear.
     """
-    query = _claimable(step)
+    query = _claimable(step, channel)
     if room is not None:
         query = query.add_columns(_size(connection, room))
-    given = {"of_batch": batch, "of_step": step, "of_channel": channel, "of_provider": provider, "most": limit}
+    given = {"of_batch": batch, "of_provider": provider, "most": limit}
     rows = connection.execute(query, given).all()
     ids = [row[0] for row in rows] if room is None else _that_fit(cast(Sequence[tuple[int, int]], rows), room)
     if not ids:
@@ -194,15 +195,15 @@ def _take(dialect: str) -> sa.Executable:
 
 
 @cache
-def _claimable(step: str) -> sa.Select[Any]:
+def _claimable(step: str, channel: str) -> sa.Select[Any]:
     """On PostgreSQL what another is claiming is passed over; on SQLite there is nobody else then."""
-    query = _unsent(step).order_by(attempts.c.id).limit(sa.bindparam("most"))
+    query = _unsent(step, channel).order_by(attempts.c.id).limit(sa.bindparam("most"))
     return query.with_for_update(of=attempts, skip_locked=True)
 
 
 @cache
-def _any_unsent(step: str) -> sa.Select[Any]:
-    return _unsent(step).limit(1)
+def _any_unsent(step: str, channel: str) -> sa.Select[Any]:
+    return _unsent(step, channel).limit(1)
 
 
 def _size(connection: sa.Connection, room: Room) -> sa.ColumnElement[int]:
@@ -218,11 +219,11 @@ def _that_fit(sizes: Sequence[tuple[int, int]], room: Room) -> list[int]:
     ]
 
 
-def _unsent(step: str) -> sa.Select[Any]:
+def _unsent(step: str, channel: str) -> sa.Select[Any]:
     query = sa.select(attempts.c.id).where(
         attempts.c.batch == sa.bindparam("of_batch"),
-        attempts.c.step == sa.bindparam("of_step"),
-        attempts.c.channel == sa.bindparam("of_channel"),
+        attempts.c.step == spelt_out(step),
+        attempts.c.channel == spelt_out(channel),
         attempts.c.provider == sa.bindparam("of_provider"),
         _unsent_rows,
     )
@@ -231,8 +232,8 @@ def _unsent(step: str) -> sa.Select[Any]:
 
 def has_unsent(connection: sa.Connection, batch: str, step: str, channel: str, provider: str) -> bool:
     """Whether anything waits to be sent by this channel and provider."""
-    given = {"of_batch": batch, "of_step": step, "of_channel": channel, "of_provider": provider}
-    return connection.execute(_any_unsent(step), given).first() is not None
+    given = {"of_batch": batch, "of_provider": provider}
+    return connection.execute(_any_unsent(step, channel), given).first() is not None
 
 
 def count(connection: sa.Connection, batch: str, step: str, channel: str) -> int:

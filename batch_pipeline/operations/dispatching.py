@@ -22,7 +22,6 @@ from batch_pipeline.progress import tell
 from batch_pipeline.providers.bounces import Bounces
 from batch_pipeline.providers.protocol import Channel, ChunkRefused, ChunkTooLarge, OutgoingMessage, Unfinished
 from batch_pipeline.rules import emails, phones, policy
-from batch_pipeline.rules.fragments import downgrade
 from batch_pipeline.sending import dispatcher, fallbacks, receipts
 from batch_pipeline.sending.recording import Recorder
 
@@ -148,7 +147,7 @@ def send(house: House, batch: str, step: dispatcher.Step, clock: Clock) -> dispa
             now=clock,
             owner=owner(),
             on_progress=lambda sent, total: tell(f"{step} messages", sent, total),
-            after_chunk=lambda: breaker.after_chunk(clock()),
+            after_chunk=lambda refused: breaker.after_chunk(refused, clock()),
             before_post=recorder.before_post,
             before_return=recorder.before_return,
             was_posted=recorder.was_posted,
@@ -168,7 +167,7 @@ def send_test(house: House, batch: str, to: str, now: datetime) -> TestSent:
     submitted = house.submitted(batch)
     review.standing(house, batch)
     channel, address = _own_address(to)
-    subject, body = review.sample_of(house, submitted)
+    subject, text = review.sample_of(house, submitted, channel)
     name = submitted.workspace.providers.names[channel]
     reference = f"{batch}:test:{secrets.token_hex(6)}"
     message = OutgoingMessage(
@@ -176,7 +175,7 @@ def send_test(house: House, batch: str, to: str, now: datetime) -> TestSent:
         channel=channel,
         nhs_number=SAMPLE["nhs_number"],
         address=address,
-        text=downgrade(body) if channel == "sms" else body,
+        text=text,
         subject=subject if channel == "email" else None,
     )
     with house.ledger.write() as connection:

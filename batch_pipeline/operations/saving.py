@@ -57,7 +57,7 @@ def save(house: House, batch: str, clock: Clock, *, steady: Callable[[], float] 
 
 def _messages(submitted: Submitted) -> Messages:
     workspace = submitted.workspace
-    return Messages(Sender(workspace.ods_code, workspace.name, submitted.file.message.snomed))
+    return Messages(Sender(workspace.ods_code, workspace.name, submitted.snomed))
 
 
 def _mark_saved(house: House, batch: str, now: datetime) -> None:

@@ -19,6 +19,7 @@ from batch_pipeline.errors import Refused
 from batch_pipeline.house import ORIGIN, House, content_of
 from batch_pipeline.ingest.reader import CohortReader, CohortShape, open_cohort
 from batch_pipeline.ledger import batches
+from batch_pipeline.questionnaires.library import Definition, load_questionnaire
 from batch_pipeline.settings import BatchFile, load_batch_file
 from batch_pipeline.templates import Message, resolve_message
 
@@ -61,6 +62,7 @@ def take_in(house: House, batch: str, spec: str | None, folder: Path, now: datet
     # A fault in their settings is better told now than after the approval.
     house.check_providers(house.workspace(file.workspace))
     message = resolve_message(file, house.home)
+    questionnaire = questionnaire_of(file, house)
     # Looked at before it is copied: a file over the limit, or no text at all, is refused at once.
     open_cohort(source, label=source.name, max_bytes=house.settings.max_cohort_bytes)
     copied = folder / "raw"
@@ -71,19 +73,27 @@ def take_in(house: House, batch: str, spec: str | None, folder: Path, now: datet
         reader = open_cohort(copied, label=source.name, max_bytes=house.settings.max_cohort_bytes)
 
         def submitted() -> batches.Submission:
-            return _submission(file, message, source.name, told.result())
+            return _submission(file, message, questionnaire, source.name, told.result())
 
         intake = _read(reader, house, submitted, folder)
     submission = submitted()
     with house.ledger.write() as connection:
         batches.register(connection, submission, now)
         _keep(copied, intake.kept)
+        if questionnaire is not None:
+            house.keep_questionnaire(questionnaire)
     return intake
 
 
 def asks_for_date_of_birth(file: BatchFile) -> bool:
     """Whether the message carries a link, which opens by the date of birth (SPEC 2.2, 2.12)."""
     return file.message.attachment is not None or file.message.booking is not None
+
+
+def questionnaire_of(file: BatchFile, house: House) -> Definition | None:
+    """The questionnaire that a batch file names, if it does; ``Refused`` for one that isn't there or isn't sound."""
+    wanted = file.message.questionnaire
+    return None if wanted is None else load_questionnaire(house.home, wanted)
 
 
 def cohort_of(spec: Path, file: BatchFile) -> Path:
@@ -96,7 +106,10 @@ def cohort_of(spec: Path, file: BatchFile) -> Path:
     return source
 
 
-def _submission(file: BatchFile, message: Message, cohort_name: str, sha256: str) -> batches.Submission:
+def _submission(
+    file: BatchFile, message: Message, questionnaire: Definition | None, cohort_name: str, sha256: str
+) -> batches.Submission:
+    asks = {} if questionnaire is None else {"questionnaire": questionnaire.as_dict()}
     return batches.Submission(
         batch=file.batch,
         workspace=file.workspace,
@@ -109,6 +122,7 @@ def _submission(file: BatchFile, message: Message, cohort_name: str, sha256: str
             {
                 "batch_file": file.model_dump(mode="json", exclude_none=True),
                 "message": message.as_dict(),
+                **asks,
             }
         ),
         cohort_name=cohort_name,

@@ -29,10 +29,10 @@ class Daemon:
                 "house": HouseResource(home=str(self.surgery.home.root)),
                 "clock": ClockResource(at=at.isoformat()),
             }
-            context = dg.build_sensor_context(
+            with dg.build_sensor_context(
                 instance=instance, cursor=self.cursors.get(sensor), definitions=defs, resources=resources
-            )
-            found = defs.resolve_sensor_def(sensor)(context)
+            ) as context:
+                found = defs.resolve_sensor_def(sensor)(context)
             assert isinstance(found, dg.SensorResult)
             self.cursors[sensor] = found.cursor or self.cursors.get(sensor)
             self.said = str(found.skip_reason.skip_message if found.skip_reason else "")

@@ -140,8 +140,8 @@ def test_what_a_message_has_no_business_with_is_unknown(tmp_path: Path, field: s
     assert message.unknown_fields == [field]
 
 
-@pytest.mark.parametrize("body", ["{{ first_name | upper }}", "{% if x %}", "{{ 7 * 7 }}", "Dear {first_name}"])
-def test_anything_but_plain_fields_is_refused(body: str) -> None:
+@pytest.mark.parametrize("body", ["{{ first_name | nope }}", "{% if x %}", "{{ 7 * 7 }}", "Dear {first_name}"])
+def test_what_is_not_allowed_in_a_text_is_refused(body: str) -> None:
     with pytest.raises(Refused, match=r"message\.body, line 1"):
         Message.of(body, "x", "Riverside", [])
 

@@ -226,6 +226,7 @@ class Planned:
             message_type=self.message_type,
             questionnaire=self.questionnaire,
             message_key="body:1",
+            snomed=(),
             providers=dict.fromkeys(("email", "nhs_app", "sms"), "simulator"),
             prices=self.prices,
             problems=self.problems,

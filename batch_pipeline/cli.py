@@ -385,6 +385,31 @@ def sweep(context: typer.Context, at: At = None) -> None:
         _say("nothing is due")
 
 
+@app.command()
+def save(
+    context: typer.Context,
+    batch: SomeBatch = None,
+    again: Annotated[bool, typer.Option("--again", help="Also what the record has refused.")] = False,
+    at: At = None,
+) -> None:
+    """Save what was sent to patients' records: of one batch, or of every batch that has something to save."""
+    from batch_pipeline.operations import saving
+
+    house: House = context.obj
+    now = _now(at)
+    if again and batch is None:
+        raise typer.BadParameter("--again needs a BATCH: say which entries were mended")
+    if again:
+        _say(f"{batch}: {saving.try_again(house, str(batch), now):,} entries are tried again")
+    due = [batch] if batch is not None else saving.with_entries_due(house, now)
+    try:
+        if not _carry_out(house, now, ("records", "saving", lambda: due)):
+            _say("nothing is waiting to be saved")
+    finally:
+        for sentence in (sentence for each in due for sentence in saving.told(house, each)):
+            _say(sentence)
+
+
 def _carry_out(house: House, now: datetime, *stages: tuple[str, str, Callable[[], Sequence[str]]]) -> bool:
     """Runs each stage's job for the batches due for it, and says where they stand then; False when none was due.
 
@@ -500,6 +525,67 @@ def look_up_nhs_app_accounts(
     already = "already: " if there and not again else ""
     accounts, notified = app_accounts.counted(house, practice, day)
     _say(f"{practice}: {already}{accounts:,} NHS App accounts as of {day}, {notified:,} of them with notifications on")
+
+
+templates = typer.Typer(no_args_is_help=True)
+app.add_typer(templates, name="templates", help="The templates of the home: list them, show one, try one on a cohort.")
+TemplateName = Annotated[str, typer.Argument(metavar="NAME", help="The template's name.")]
+
+
+@templates.command(name="list")
+def list_templates(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the templates, and say which files can't be read."""
+    from batch_pipeline.templates import readable_templates
+
+    house: House = context.obj
+    found, faults = readable_templates(house.home.require())
+    if as_json:
+        _print_json([each.model_dump(exclude_none=True) for each in found])
+    else:
+        _console().print(_view().templates(found))
+    if faults:
+        raise Refused("; ".join(faults))
+
+
+@templates.command(name="show")
+def show_template(context: typer.Context, name: TemplateName, as_json: AsJson = False) -> None:
+    """Show a template: its keys, the fields that it names, and its words by channel."""
+    from batch_pipeline.templates import fields_of, load_template
+
+    house: House = context.obj
+    template, message = load_template(house.home.require(), name)
+    if as_json:
+        _print_json({**template.model_dump(exclude_none=True), "fields": fields_of(message)})
+    else:
+        _console().print(_view().template(template, message, fields_of(message)))
+
+
+@templates.command(name="preview")
+def preview_template(
+    context: typer.Context,
+    name: TemplateName,
+    cohort: Annotated[Path, typer.Option("--cohort", metavar="FILE", help="A cohort (CSV).")],
+    workspace: Annotated[
+        str | None, typer.Option("--workspace", metavar="ID", help="Who sends; needed where there are several.")
+    ] = None,
+    line: Annotated[
+        list[int] | None, typer.Option("--line", metavar="N", help="A line of the cohort; may be given often.")
+    ] = None,
+    patients: Annotated[int, typer.Option("--patients", min=1, max=100, help="Else: so many from the top.")] = 3,
+    at: At = None,
+) -> None:
+    """Fill a template in for a few lines of a cohort. Patients' values are shown on a terminal alone. Sends nothing."""
+    from batch_pipeline.operations.previewing import masked, preview
+
+    on_a_terminal = sys.stdout.isatty()
+    written = str if on_a_terminal else masked
+    chosen = line or []
+    found = preview(
+        context.obj, name, cohort, _now(at), workspace_id=workspace, lines=chosen, most=patients, written=written
+    )
+    _console().print(_view().previews(found))
+    if not on_a_terminal:
+        typer.echo("patients' values are hidden: this isn't a terminal, and may be a log", err=True)
 
 
 @app.command()

@@ -21,6 +21,12 @@ _SAMPLES: Mapping[str, str] = MappingProxyType(
         "workspaces/riverside.yaml": "riverside.yaml",
         "templates/flu-invitation.md": "flu-invitation.md",
         "dagster/dagster.yaml": "dagster.yaml",
+        "questionnaires/bmi.json": "questionnaires/bmi.json",
+        "questionnaires/bp_4_day.json": "questionnaires/bp_4_day.json",
+        "questionnaires/bp_7_day.json": "questionnaires/bp_7_day.json",
+        "questionnaires/ethnicity.json": "questionnaires/ethnicity.json",
+        "questionnaires/free_text.json": "questionnaires/free_text.json",
+        "questionnaires/smoking_status.json": "questionnaires/smoking_status.json",
     }
 )
 """What ``init`` writes: the path in the home, and the file of ``batch_pipeline/new_home`` it is a copy of."""
@@ -49,6 +55,11 @@ class Home:
         return self.root / "templates"
 
     @property
+    def questionnaires(self) -> Path:
+        """``*.json``, one a questionnaire."""
+        return self.root / "questionnaires"
+
+    @property
     def inbox(self) -> Path:
         """Where batch files and their cohorts are dropped."""
         return self.root / "inbox"
@@ -69,9 +80,19 @@ class Home:
         return self.data / "attachment_files"
 
     @property
+    def kept_questionnaires(self) -> Path:
+        """Questionnaires as they were when a batch was submitted; made with the first one."""
+        return self.data / "questionnaire_files"
+
+    @property
     def reports(self) -> Path:
         """CSVs, a folder a batch."""
         return self.root / "reports"
+
+    @property
+    def records(self) -> Path:
+        """NDJSON for patients' records, a folder a batch, unless a workspace names another place; made with its first file."""
+        return self.root / "records"
 
     @property
     def dagster(self) -> Path:
@@ -124,6 +145,7 @@ class Home:
         folders = (
             self.workspaces,
             self.templates,
+            self.questionnaires,
             self.inbox,
             self.data,
             self.kept_cohorts,
@@ -135,10 +157,11 @@ class Home:
         try:
             for folder in (self.root, *folders):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            wanted = {place: sample for place, sample in _SAMPLES.items() if _wanted(self.root / place)}
             return [
                 self.root / place
-                for place, sample in _SAMPLES.items()
-                if _wanted(self.root / place) and _write_new(self.root / place, (samples / sample).read_text("utf-8"))
+                for place, sample in wanted.items()
+                if _write_new(self.root / place, (samples / sample).read_text("utf-8"))
             ]
         except OSError as error:
             raise Refused(

@@ -137,6 +137,7 @@ OdsCode = Annotated[
     _matching("[A-Z0-9]{3,10}", "an ODS code has 3 to 10 letters and digits, such as A28095"),
 ]
 Snomed = Annotated[str, _matching("[0-9]{6,18}", "a SNOMED CT code has 6 to 18 digits")]
+"""As batches are kept with: whether it is the code of a concept is asked when one is submitted (``templates``)."""
 MemorySize = Annotated[str, _matching(r"\d+(\.\d+)? ?[KMGT]i?B", "use a size such as 1GB")]
 NearPath = Annotated[Path, AfterValidator(_beside_the_file)]
 DayOrInstant = Annotated[date | datetime, BeforeValidator(_day_or_instant)]
@@ -291,6 +292,28 @@ class PdsChoice(Checked):
     credentials: EnvironmentPrefix = _CREDENTIALS
 
 
+class RecordChoice(Checked):
+    """Where what was sent is saved to the record: a folder of files, or a FHIR server (the keys from the environment)."""
+
+    folder: NearPath | None = None
+    base_url: Text | None = None
+    key_id: Text | None = None
+    token_url: Text | None = None
+    per_minute: Annotated[int, Field(ge=1, le=60_000)] = 30
+    timeout: Seconds = 30.0
+    credentials: EnvironmentPrefix = _CREDENTIALS
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.folder is None) == (self.base_url is None):
+            raise ValueError("give either folder, for files, or base_url, of a FHIR server")
+        if self.base_url is None and self.model_fields_set - {"folder"}:
+            raise ValueError("folder stands alone: the other keys go with base_url")
+        if self.token_url is not None and self.key_id is None:
+            raise ValueError("token_url goes with key_id; without them a bearer token from the environment is shown")
+        return self
+
+
 class OptOuts(Checked):
     """The workspace's opt-out list: a CSV ``nhs_number,opted_out_on``."""
 
@@ -368,6 +391,7 @@ class Workspace(Checked):
     nhs_app_accounts: NhsAppAccounts | None = None
     pds: PdsChoice | None = None
     opt_outs: OptOuts | None = None
+    record: RecordChoice | None = None
     circuit_breaker: CircuitBreaker = CircuitBreaker()
     links: LinksChoice | None = None
     simulator: SimulatorChoice = SimulatorChoice()
@@ -548,9 +572,10 @@ _ACCOUNT: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "nhs_notify": ("base_url", "token_url", "key_id"),
         "govuk_notify": ("base_url",),
         "smtp": ("host", "port", "username"),
+        "record": ("base_url", "token_url", "key_id"),
     }
 )
-"""What, beside its keys, makes an account of a provider; a relay without a user name needs no key."""
+"""What, beside its keys, makes an account; a relay without a user name needs no key, nor does a folder."""
 
 
 def refuse_mixed_accounts(home: Home) -> None:
@@ -568,10 +593,16 @@ def refuse_mixed_accounts(home: Home) -> None:
         _refuse_another(known, path.name, workspace)
 
 
+def _needs_no_key(choice: Checked) -> bool:
+    return (isinstance(choice, SmtpChoice) and choice.username is None) or (
+        isinstance(choice, RecordChoice) and choice.base_url is None
+    )
+
+
 def _refuse_another(known: dict[tuple[str, str], tuple[str, dict[str, Any]]], file: str, workspace: Workspace) -> None:
     for group, names in _ACCOUNT.items():
-        choice: NhsNotifyChoice | GovukNotifyChoice | SmtpChoice | None = getattr(workspace, group)
-        if choice is None or (isinstance(choice, SmtpChoice) and choice.username is None):
+        choice: NhsNotifyChoice | GovukNotifyChoice | SmtpChoice | RecordChoice | None = getattr(workspace, group)
+        if choice is None or _needs_no_key(choice):
             continue
         account = {name: getattr(choice, name) for name in names}
         other, its = known.setdefault((group, choice.credentials), (file, account))

@@ -13,8 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from batch_pipeline.operations.previewing import Preview
 from batch_pipeline.progress import watched as watched_progress
 from batch_pipeline.rules import reasons
+from batch_pipeline.templates import CHANNELS, Message, Template
 
 
 def as_json(found: Any) -> str:
@@ -34,6 +36,7 @@ def plan(batch: str, plan_hash: str, figures: Mapping[str, Any], reports: Path) 
     hours = figures["fallback_after_hours"]
     parts: list[RenderableType] = [
         Text(f"Plan of {batch}, {plan_hash[:12]}", style="bold"),
+        Text(f"Message: {_message(figures['message_key'])}{_codes(figures.get('snomed', ()))}"),
         _table(
             "patients",
             {
@@ -80,6 +83,75 @@ def plan(batch: str, plan_hash: str, figures: Mapping[str, Any], reports: Path) 
 _PATHS = {"email": "email", "nhs_app": "NHS App", "sms": "SMS"}
 
 
+def _message(key: str) -> str:
+    """A message's key in words."""
+    kind, _, name = key.partition(":")
+    if kind != "template":
+        return "words of its own"
+    template, _, version = name.partition("@")
+    return f"template {template}, version {version}"
+
+
+def _codes(snomed: Sequence[str]) -> str:
+    return f"; SNOMED CT {', '.join(snomed)}" if snomed else ""
+
+
+def templates(found: Sequence[Template]) -> RenderableType:
+    """Every template, a line each."""
+    if not found:
+        return Text("there are no templates yet")
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("name", "version", "type", "words of their own", "SNOMED CT"):
+        table.add_column(name, no_wrap=name == "name", overflow="fold")
+    for each in found:
+        own = ", ".join(_PATHS[channel] for channel in each.bodies.given)
+        table.add_row(each.name, each.version, each.message_type, own, ", ".join(each.snomed))
+    return table
+
+
+def template(one: Template, message: Message, fields: Sequence[str]) -> RenderableType:
+    """A template as its file has it: its words, those of all channels and those of one alone."""
+    own = {f"Words by {_PATHS[channel]}": words for channel, words in message.bodies.items()}
+    others = [_PATHS[channel] for channel in CHANNELS if channel not in message.bodies]
+    parts: list[RenderableType] = [
+        Text(f"{one.name}, version {one.version} ({one.message_type}){_codes(one.snomed)}", style="bold"),
+        Text(f"Fields: {', '.join(fields) or 'none'}"),
+        *([Text(f"Subject: {one.subject}")] if one.subject else []),
+    ]
+    for title, words in {f"Words by {' and '.join(others)}": message.body, **own}.items():
+        parts += [Text(f"\n{title}", style="bold"), Text(words)]
+    return Group(*parts)
+
+
+def previews(found: Sequence[Preview]) -> RenderableType:
+    """A template for some patients; a text that is the same for several channels once."""
+    parts: list[RenderableType] = []
+    for each in found:
+        parts.append(Text(f"Line {each.line}", style="bold"))
+        if each.lacking:
+            parts.append(Text(f"no value for {', '.join(f'{{{{ {name} }}}}' for name in each.lacking)}", style="red"))
+        by_text: dict[str | None, list[str]] = {}
+        for path, text in each.texts.items():
+            by_text.setdefault(text, []).append(_PATHS[path])
+        for text, channels in by_text.items():
+            parts.append(Text(f"By {' and '.join(channels)}{_fragments(each) if 'SMS' in channels else ''}:"))
+            if "email" in channels:
+                parts.append(Text(f"Subject: {_or_nothing(each.subject)}"))
+            parts.append(Text(f"{_or_nothing(text)}\n"))
+    return Group(*parts)
+
+
+def _or_nothing(text: str | None) -> str:
+    return "(it can't be made for this patient)" if text is None else text
+
+
+def _fragments(each: Preview) -> str:
+    if each.fragments is None:
+        return ""
+    n = each.fragments.parts
+    return f" ({n} SMS {'fragment' if n == 1 else 'fragments'})"
+
+
 def _by_reason(found: Mapping[str, Any], indent: str) -> dict[str, int]:
     """Non-contactable patients by the label of their primary reason, in the order of the SPEC, zeros left out."""
     counts = ((reason.label, found["non_contactable"].get(reason.code, 0)) for reason in reasons.REASONS)
@@ -115,8 +187,14 @@ def status(found: Mapping[str, Any]) -> RenderableType:
         _table("patients", {"lines of the file": found["lines"], **named}),
         _table("by path", reached),
         *([_table("non-contactable", why)] if why else []),
+        *([_table("messages in the record", _of_record(found["record"]))] if "record" in found else []),
         Text(f"cost so far: {found['cost']} {found['currency']}"),
     )
+
+
+def _of_record(record: Mapping[str, int]) -> dict[str, int]:
+    shown = {"written": record["written"], "not taken": record["refused"], "being written": record["at_work"]}
+    return {name: count for name, count in shown.items() if count or name == "written"}
 
 
 def _label(found: Mapping[str, Any]) -> str:

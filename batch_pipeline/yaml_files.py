@@ -27,16 +27,24 @@ _PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in _PLAIN_KINDS}
 
 
 class Document:
-    """One YAML mapping: its values as text, and the line of each key."""
+    """One YAML mapping: its values as text, the line of each key, and that on which its text begins."""
 
-    def __init__(self, values: dict[str, Value], lines: Mapping[Key, int], name: str) -> None:
+    def __init__(
+        self, values: dict[str, Value], lines: Mapping[Key, int], name: str, texts: Mapping[Key, int] | None = None
+    ) -> None:
         self.values = values
         self.name = name
         self._lines = lines
+        self._texts = texts or {}
 
     def with_text(self, key: str, text: str, *, line: int) -> "Document":
         """The same document with one more key, whose text begins on that line."""
-        return Document({**self.values, key: text}, {**self._lines, (key,): line}, self.name)
+        values, lines = {**self.values, key: text}, {**self._lines, (key,): line}
+        return Document(values, lines, self.name, {**self._texts, (key,): line})
+
+    def text_line(self, key: Key) -> int:
+        """The line on which the text of a key begins: below the key where it is written as a block."""
+        return self._texts.get(key) or self.line(key) or 1
 
     def line(self, key: Key) -> int | None:
         """The line on which a key stands, or the nearest key around it that the file has."""
@@ -85,7 +93,7 @@ def parse_document(text: str, *, name: str, first_line: int = 1) -> Document:
         raise Refused(f"{name} is empty")
     if not isinstance(node, yaml.MappingNode):
         raise reader.refused(node.start_mark.line, "the file has to be a list of “key: value” lines")
-    return Document(cast("dict[str, Value]", reader.value(node, ())), reader.lines, name)
+    return Document(cast("dict[str, Value]", reader.value(node, ())), reader.lines, name, reader.texts)
 
 
 class Checked(BaseModel):
@@ -95,10 +103,11 @@ class Checked(BaseModel):
 
 
 class _Reader:
-    """Turns YAML nodes into values, and notes the line of each key."""
+    """Turns YAML nodes into values, and notes the line of each key and of its text."""
 
     def __init__(self, name: str, first_line: int) -> None:
         self.lines: dict[Key, int] = {}
+        self.texts: dict[Key, int] = {}
         self._name = name
         self._first_line = first_line
         self._seen: set[int] = set()
@@ -114,6 +123,7 @@ class _Reader:
         if node.tag not in _PLAIN_TAGS:
             raise self.refused(line, f"the tag {node.tag} isn't allowed; take it out")
         if isinstance(node, yaml.ScalarNode):
+            self.texts[key] = line + self._first_line + (node.style in {"|", ">"})
             is_null = node.tag.endswith(":null") and node.style is None
             return None if is_null else cast(str, node.value)
         if isinstance(node, yaml.SequenceNode):

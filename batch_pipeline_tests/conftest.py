@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["batch_pipeline_tests.ledgers"]
+pytest_plugins = ["batch_pipeline_tests.connections", "batch_pipeline_tests.disks", "batch_pipeline_tests.ledgers"]
 
 # Before anything imports Dagster: no telemetry, and nothing of the developer's own ~/.dagster is read or written.
 _dagster_home = Path(tempfile.mkdtemp(prefix="batch_pipeline_tests_"))

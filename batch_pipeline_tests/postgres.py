@@ -25,6 +25,7 @@ from psycopg import sql
 from batch_pipeline.ledger import migrations
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import metadata
+from batch_pipeline_tests import connections
 
 _USER = "ledger"
 _TEMPLATE = "a_new_ledger"
@@ -42,6 +43,20 @@ rm -rf "$2"
 # Begins only under guard: if pytest is gone before that, there is nothing to read, and no server.
 _SERVER = 'read -r guarded && exec "$0" -D "$1" </dev/null'
 _FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "autovacuum=off")
+# Neither foreign keys nor the audit's trigger stand in the way of that.
+_EMPTY = sql.SQL("; ").join(
+    [
+        sql.SQL("SET session_replication_role = replica"),
+        sql.SQL("SELECT pg_terminate_backend(pid) FROM pg_stat_activity")
+        + sql.SQL(" WHERE datname = current_database() AND pid <> pg_backend_pid() AND state IS DISTINCT FROM 'idle'"),
+        *(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)) for table in metadata.tables),
+        *(
+            sql.SQL("SELECT setval(pg_get_serial_sequence({}, 'id'), 1, false)").format(table)
+            for table in ("attempts", "audit", "receipts")
+        ),
+        sql.SQL("UPDATE alembic_version SET version_num = {}").format(migrations.HEAD),
+    ]
+)
 
 
 def programs() -> Path | None:
@@ -81,6 +96,7 @@ class Cluster:
     _server: subprocess.Popen[Any] | None = None
     _guard: subprocess.Popen[Any] | None = None
     _emptied: list[str] = field(default_factory=list[str])
+    _emptying: dict[str, psycopg.Connection] = field(default_factory=dict[str, psycopg.Connection])
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @property
@@ -142,6 +158,9 @@ class Cluster:
     def crash(self, how: signal.Signals = signal.SIGKILL) -> None:
         """Ends the server at once: SIGKILL, or SIGQUIT (``pg_ctl stop -m immediate``). ``start`` recovers it."""
         assert self._server is not None
+        for connection in self._emptying.values():
+            connection.close()
+        self._emptying.clear()
         self._server.send_signal(how)
         self._server.wait()
 
@@ -163,6 +182,8 @@ class Cluster:
         if migrated and self._emptied:
             return self._emptied.pop()
         name = f"test_{next(self._numbers)}"
+        if migrated and not self.durable:
+            connections.share(self.url(name))
         with self.connect() as connection:
             template = self._template(connection) if migrated else "template1"
             # As files: twice as fast as by the log, which is the default.
@@ -171,19 +192,13 @@ class Cluster:
         return name
 
     def take_back(self, name: str) -> None:
-        """Empties a ledger for the next that wants a new one: that takes a hundredth of the time of making one."""
-        with self.connect(name) as connection:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
-                [name],
-            )
-            # Neither foreign keys nor the audit's trigger stand in the way of that.
-            connection.execute("SET session_replication_role = replica")
-            for table in metadata.tables:
-                connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
-            for table in ("attempts", "audit", "receipts"):
-                connection.execute("SELECT setval(pg_get_serial_sequence(%s, 'id'), 1, false)", [table])
-            connection.execute("UPDATE alembic_version SET version_num = %s", [migrations.HEAD])
+        """Empties a ledger for the next that wants a new one: that takes a hundredth of the time of making one.
+
+        Connections that wait for their next transaction stay: they are shared with that ledger.
+        """
+        if name not in self._emptying:
+            self._emptying[name] = self.connect(name)
+        self._emptying[name].execute(_EMPTY)
         self._emptied.append(name)
 
     def _template(self, connection: psycopg.Connection) -> str:
@@ -208,4 +223,5 @@ def running(*, durable: bool = False) -> Iterator[Cluster]:
         cluster.start()
         yield cluster
     finally:
+        connections.close()
         cluster.stop()

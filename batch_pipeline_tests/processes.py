@@ -14,6 +14,8 @@ CONTEXT.set_forkserver_preload(
         "alembic.command",
         "batch_pipeline_tests.gateway.serving",
         "batch_pipeline_tests.ledger.given",
+        "batch_pipeline_tests.records.worlds",
+        "fhir.resources.R4B.communication",
         "batch_pipeline_tests.sending.copies",
         "batch_pipeline_tests.sending.round_processes",
         "batch_pipeline_tests.sending.worlds",

@@ -17,6 +17,7 @@ COMMANDS = (
     "check",
     "submit",
     "review",
+    "templates",
     "approve",
     "send-test",
     "dispatch",

@@ -96,5 +96,14 @@ def test_code_that_the_architecture_names_exists() -> None:
     assert [name for name in houses if not (ROOT / name).exists()] == []
 
 
+def test_code_and_tests_that_the_journals_rules_name_exist() -> None:
+    named = set(
+        re.findall(r"`(?:\w+\.)?(\w+)`", "".join(re.findall(r"(?m)^\| .*? (\|.*)", _text("docs/claims-journal.md"))))
+    )
+    code = "".join(path.read_text("utf-8") for path in ROOT.glob("batch_pipeline*/**/*.py"))
+    assert len(named) > 50
+    assert [name for name in named if not re.search(rf"\b{name}\b", code)] == []
+
+
 def test_pictures_stay_small() -> None:
     assert [path.name for path in (ROOT / "docs" / "images").glob("*") if path.stat().st_size > 400_000] == []

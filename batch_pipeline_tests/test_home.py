@@ -33,14 +33,15 @@ def test_init_makes_everything_readable_by_its_owner_alone(tmp_path: Path) -> No
     home = made(tmp_path)
     for path in (home.root, *home.root.rglob("*")):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
-    for folder in (home.workspaces, home.templates, home.inbox, home.kept_cohorts, home.reports, home.dagster):
+    for folder in (home.workspaces, home.templates, home.questionnaires, home.inbox, home.kept_cohorts, home.reports):
         assert folder.is_dir()
 
 
 def test_what_init_makes_is_sound(tmp_path: Path) -> None:
     home = made(tmp_path).require()
     assert load_workspace(home, "riverside").nation == "england"
-    assert load_template(home, "flu-invitation").message_type == "simple"
+    template, _ = load_template(home, "flu-invitation")
+    assert template.message_type == "simple"
 
 
 def test_init_again_overwrites_nothing_and_brings_no_example_back(tmp_path: Path) -> None:
@@ -50,6 +51,17 @@ def test_init_again_overwrites_nothing_and_brings_no_example_back(tmp_path: Path
     assert home.init() == []
     assert not (home.workspaces / "riverside.yaml").exists()
     assert "true" in (home.dagster / "dagster.yaml").read_text()
+
+
+def test_a_home_from_before_there_were_questionnaires_gets_them(tmp_path: Path) -> None:
+    home = made(tmp_path)
+    shipped = sorted(home.questionnaires.iterdir())
+    for path in shipped:
+        path.unlink()
+    home.questionnaires.rmdir()
+    assert sorted(home.init()) == shipped
+    shipped[0].unlink()
+    assert home.init() == [], "one that was thrown away doesn't come back"
 
 
 def test_init_mends_a_home_that_lost_a_part(tmp_path: Path) -> None:
@@ -86,7 +98,7 @@ def test_dagster_reads_our_settings(tmp_path: Path) -> None:
         assert runs is not None
         limits = {limit["value"]: limit["limit"] for limit in runs.tag_concurrency_limits}
         assert sum(limits.values()) < runs.max_concurrent_runs, "a slot stays free for sweeps"
-        assert set(limits) == {"plan", "dispatch"}
+        assert set(limits) == {"plan", "dispatch", "records"}
         assert {limit["key"] for limit in runs.tag_concurrency_limits} == {"batch_pipeline/stage"}
         assert not instance.telemetry_enabled
         assert not instance.nux_enabled

@@ -3,11 +3,14 @@
 import os
 import time
 from contextlib import suppress
+from unittest import mock
 
+import duckdb
 import pytest
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import owner
+from batch_pipeline.planning.duck import SetWorkFailed
 from batch_pipeline_tests.e2e.conftest import surgery
 from batch_pipeline_tests.e2e.surgery import Surgery, T, by_sms
 
@@ -59,3 +62,22 @@ def test_a_hash_key_that_is_lost_or_swapped_is_refused_before_anybody_is_sent_an
     surgery.done("status")
     surgery.home.hash_key_path.unlink()
     assert "hash.key" in surgery.refused("status") or "hash key" in surgery.refused("status")
+
+
+def test_the_stages_of_a_kept_house_share_one_duckdb_and_see_nothing_of_each_other(surgery: Surgery) -> None:
+    house, table = surgery.house, "CREATE TEMP TABLE mine AS SELECT getvariable('mine') AS n"
+    with mock.patch("duckdb.connect", wraps=duckdb.connect) as connect:
+        with house.kept():
+            for _ in range(2):
+                with house.duck() as con:
+                    assert con.sql("FROM duckdb_tables() WHERE table_name = 'mine'").fetchall() == []
+                    con.execute(table)
+                    assert con.sql("FROM mine").fetchall() == [(None,)]
+                    con.execute("SET VARIABLE mine = 1")
+            with pytest.raises(SetWorkFailed), house.duck() as con:
+                con.execute("SELECT nonsense")
+        assert connect.call_count == 1
+        with house.duck() as con:  # one of its own again
+            con.execute(table)
+        assert connect.call_count == 2
+    assert list((surgery.home.data / ".staging").iterdir()) == []

@@ -21,11 +21,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from typing_extensions import override
 
@@ -89,8 +90,9 @@ class _Counting(Provider):
     @override
     def send(self, chunk_reference: str, messages: Sequence[OutgoingMessage], now: datetime) -> Answer:
         time.sleep(self.seconds)
-        with (self.journal / f"{os.getpid()}-{threading.get_ident()}").open("a") as file:
-            file.writelines(f"{message.reference}\n" for message in messages)
+        file = _file_of(self.journal, threading.get_ident())
+        file.writelines(f"{message.reference}\n" for message in messages)
+        file.flush()
         return Answer()
 
     @override
@@ -99,6 +101,11 @@ class _Counting(Provider):
 
     def close(self) -> None:
         """Nothing stays open."""
+
+
+@cache
+def _file_of(journal: Path, thread: int) -> TextIO:
+    return (journal / f"{os.getpid()}-{thread}").open("a")
 
 
 def main() -> None:
@@ -210,7 +217,7 @@ def _dispatch(
                 "before_return": recorder.before_return,
                 "was_posted": recorder.was_posted,
             }
-            more["after_chunk"] = lambda: breaker.after_chunk(AT)
+            more["after_chunk"] = lambda refused: breaker.after_chunk(refused, AT)
         ready.wait()
         cpu, began = time.process_time(), time.monotonic()
         dispatch(ledger, given.BATCH, {"sms": provider}, now=AT, owner=f"process {os.getpid()}", **more)

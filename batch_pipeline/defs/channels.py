@@ -149,6 +149,8 @@ def _shown(plan: str, figures: dict[str, Any]) -> dict[str, Any]:
         "warnings": dg.MetadataValue.md("\n".join(f"- {line}" for line in figures["warnings"]) or "none"),
         "problems": dg.MetadataValue.md("\n".join(f"- {line}" for line in figures["problems"]) or "none"),
         "providers": dg.MetadataValue.text(json.dumps(figures["providers"])),
+        "message": dg.MetadataValue.text(figures["message_key"]),
+        "snomed": dg.MetadataValue.text(", ".join(figures.get("snomed", ())) or "none"),
         "recipients_total": sum(figures["recipients"].values()),
         **_attachment(figures.get("attachment")),
     }

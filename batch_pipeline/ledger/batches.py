@@ -69,6 +69,8 @@ class Batch:
     breaker_from: datetime | None
     cancelled_by: str | None
     fallbacks_cancelled_at: datetime | None
+    saved_at: datetime | None
+    changes: int
     links_revoked_at: datetime | None
 
 
@@ -256,9 +258,15 @@ def approval(connection: sa.Connection, batch: str) -> Approval | None:
     return None if row is None else Approval(row.plan_hash, row.approved_by, row.approved_at)
 
 
-def mark_reported(connection: sa.Connection, batch: str, now: datetime | None) -> None:
-    """Notes when the batch's final report was made; ``None`` when something has changed since."""
+def mark_reported(connection: sa.Connection, batch: str, now: datetime) -> None:
+    """Notes when the batch's final report was made."""
     connection.execute(sa.update(batches).where(batches.c.batch == batch).values(reported_at=now))
+
+
+def mark_changed(connection: sa.Connection, batch: str) -> None:
+    """Something has become otherwise: the final report, and what was saved to the record, may not be all any more."""
+    changed = {"reported_at": None, "saved_at": None, "changes": batches.c.changes + 1}
+    connection.execute(sa.update(batches).where(batches.c.batch == batch).values(changed))
 
 
 def get(connection: sa.Connection, batch: str, *, lock: bool = False) -> Batch:

@@ -3,12 +3,13 @@
 What was begun before a person resumed the batch isn't counted again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
 import sqlalchemy as sa
 
+from batch_pipeline.clocks import seconds_since_boot
 from batch_pipeline.ledger import batches as batches_
 from batch_pipeline.ledger import controls
 from batch_pipeline.ledger.controls import BREAKER, Pause
@@ -21,7 +22,7 @@ from batch_pipeline.rules.states import attempt_state_sql
 _LABELS = {"email": "email", "nhs_app": "NHS App", "sms": "SMS"}
 
 # At most so many have failed by channel, since a person last resumed the batch after the breaker; none where it is
-# paused already. Asked after each chunk: found by an index that only failures are in.
+# paused already. Found by an index that only failures are in.
 _FAILURES = (
     sa.select(attempts.c.channel, batches.c.breaker_from, sa.func.count())
     .join_from(batches, attempts, attempts.c.batch == batches.c.batch)
@@ -35,6 +36,10 @@ _FAILURES = (
 )
 
 
+_LOOK_AGAIN = 1.0
+"""Seconds after which the ledger is asked though this run knows of no reason: others' messages fail, too."""
+
+
 @dataclass(slots=True)
 class Breaker:
     """One run's watch over a batch."""
@@ -42,19 +47,37 @@ class Breaker:
     ledger: Ledger
     batch: str
     rule: BreakerRule
+    steady: Callable[[], float] = seconds_since_boot
     answered: dict[tuple[str, datetime], int] = field(default_factory=dict[tuple[str, datetime], int])
     """At least so many had an answer when all were counted last, by channel and since when. Their number only grows."""
+    failed: int = 0
+    """So many had failed when the ledger was asked last, and were refused in this run since."""
+    look_again: float = 0
+    """When to ask it again, by the steady clock."""
 
     def after_receipts(self, now: datetime) -> Pause | None:
         """Pauses the batch if a channel of it fails beyond the rule; gives that pause."""
         self.answered.clear()
-        return self.after_chunk(now)
+        return self._look(now)
 
-    def after_chunk(self, now: datetime) -> Pause | None:
-        """As ``after_receipts``, where no receipts came: then a million messages are counted but a few times."""
+    def after_chunk(self, refused: int, now: datetime) -> Pause | None:
+        """As ``after_receipts``, where no receipts came: then a million messages are counted but a few times.
+
+        ``refused``: how many messages of the chunk. The ledger is asked where those and what it told before could be too
+        many, or for what other processes have come to know.
+        """
+        self.failed += refused
+        at_least = min(self.answered.values(), default=0)
+        if self.steady() < self.look_again and not could_be_beyond(self.failed, at_least, self.rule):
+            return None
+        return self._look(now)
+
+    def _look(self, now: datetime) -> Pause | None:
         with self.ledger.read() as connection:
             failures = [(row[0], row[1], row[2]) for row in connection.execute(_FAILURES, {"of_batch": self.batch})]
             because = self._reason(connection, failures)
+        self.failed = sum(failed for _, _, failed in failures)
+        self.look_again = self.steady() + _LOOK_AGAIN
         if because is None:
             return None
         since = failures[0][1]

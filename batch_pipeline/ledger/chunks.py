@@ -23,7 +23,9 @@ from batch_pipeline.ledger.dialects import (
     one_of_texts,
     queue_for,
     smaller,
+    spelt_out,
 )
+from batch_pipeline.ledger.leases import Leases
 from batch_pipeline.ledger.tables import UNSENT, Instant, attempts, batches, chunks
 
 Outcome = Literal["accepted", "unconfirmed", "returned"]
@@ -162,10 +164,10 @@ def claim(  # noqa: PLR0913 - a claim is made of this much
     ``token`` makes it unlike any ever used, also by a ledger that was lost, or restored from a copy: a provider that
     has seen a reference takes nothing more under it, and those patients would never hear.
     """
-    query = _claimable(step)
+    query = _claimable(step, channel)
     if room is not None:
         query = query.add_columns(_size(connection, room))
-    given = {"of_batch": batch, "of_step": step, "of_channel": channel, "of_provider": provider, "most": limit}
+    given = {"of_batch": batch, "of_provider": provider, "most": limit}
     rows = connection.execute(query, given).all()
     ids = [row[0] for row in rows] if room is None else _that_fit(cast(Sequence[tuple[int, int]], rows), room)
     if not ids:
@@ -193,15 +195,15 @@ def _take(dialect: str) -> sa.Executable:
 
 
 @cache
-def _claimable(step: str) -> sa.Select[Any]:
+def _claimable(step: str, channel: str) -> sa.Select[Any]:
     """On PostgreSQL what another is claiming is passed over; on SQLite there is nobody else then."""
-    query = _unsent(step).order_by(attempts.c.id).limit(sa.bindparam("most"))
+    query = _unsent(step, channel).order_by(attempts.c.id).limit(sa.bindparam("most"))
     return query.with_for_update(of=attempts, skip_locked=True)
 
 
 @cache
-def _any_unsent(step: str) -> sa.Select[Any]:
-    return _unsent(step).limit(1)
+def _any_unsent(step: str, channel: str) -> sa.Select[Any]:
+    return _unsent(step, channel).limit(1)
 
 
 def _size(connection: sa.Connection, room: Room) -> sa.ColumnElement[int]:
@@ -217,11 +219,11 @@ def _that_fit(sizes: Sequence[tuple[int, int]], room: Room) -> list[int]:
     ]
 
 
-def _unsent(step: str) -> sa.Select[Any]:
+def _unsent(step: str, channel: str) -> sa.Select[Any]:
     query = sa.select(attempts.c.id).where(
         attempts.c.batch == sa.bindparam("of_batch"),
-        attempts.c.step == sa.bindparam("of_step"),
-        attempts.c.channel == sa.bindparam("of_channel"),
+        attempts.c.step == spelt_out(step),
+        attempts.c.channel == spelt_out(channel),
         attempts.c.provider == sa.bindparam("of_provider"),
         _unsent_rows,
     )
@@ -230,8 +232,8 @@ def _unsent(step: str) -> sa.Select[Any]:
 
 def has_unsent(connection: sa.Connection, batch: str, step: str, channel: str, provider: str) -> bool:
     """Whether anything waits to be sent by this channel and provider."""
-    given = {"of_batch": batch, "of_step": step, "of_channel": channel, "of_provider": provider}
-    return connection.execute(_any_unsent(step), given).first() is not None
+    given = {"of_batch": batch, "of_provider": provider}
+    return connection.execute(_any_unsent(step, channel), given).first() is not None
 
 
 def count(connection: sa.Connection, batch: str, step: str, channel: str) -> int:
@@ -298,33 +300,18 @@ def renew(connection: sa.Connection, chunk: Chunk, lease_until: datetime, *, wai
 def _hold(
     connection: sa.Connection, chunk: Chunk, *, fence: int, lease_until: datetime, waiting: bool = False, **more: Any
 ) -> Chunk | None:
-    statement = sa.update(chunks).where(_HELD).values(fence=fence, lease_until=lease_until, waiting=waiting, **more)
-    held = connection.execute(statement, _key(chunk)).rowcount
+    values = {"fence": fence, "lease_until": lease_until, "waiting": waiting, **more}
+    held = _LEASES.change(connection, chunk, values)
     return replace(chunk, fence=fence, lease_until=lease_until, waiting=waiting) if held else None
 
 
-_HELD = sa.and_(
-    chunks.c.reference == sa.bindparam("held_chunk"),
-    chunks.c.fence == sa.bindparam("held_fence"),
-    chunks.c.lease_until == sa.bindparam("held_until"),
-    chunks.c.settled_at.is_(None),
-)
-_IS_HELD = sa.select(*_FACTS).join_from(batches, chunks, chunks.c.batch == batches.c.batch).where(_HELD)
-_LOCK_HELD = sa.select(chunks.c.reference).where(_HELD).with_for_update()
-_CLOSE = (
-    sa.update(chunks)
-    .where(_HELD)
-    .values(settled_at=sa.bindparam("closed_at", type_=Instant()), outcome=sa.bindparam("closed_as"))
-)
-
-
-def _key(chunk: Chunk) -> dict[str, Any]:
-    return {"held_chunk": chunk.reference, "held_fence": chunk.fence, "held_until": chunk.lease_until}
+_LEASES = Leases(chunks, "outcome")
+_IS_HELD = sa.select(*_FACTS).join_from(batches, chunks, chunks.c.batch == batches.c.batch).where(_LEASES.held)
 
 
 def standing(connection: sa.Connection, chunk: Chunk) -> Sendable | None:
     """What stands in the way of sending a chunk that is still held as this process knows it; ``None`` if it isn't."""
-    row = connection.execute(_IS_HELD, _key(chunk)).one_or_none()
+    row = connection.execute(_IS_HELD, _LEASES.key(chunk)).one_or_none()
     return None if row is None else _sendable(row)
 
 
@@ -438,14 +425,14 @@ def _fail(connection: sa.Connection, refused: Iterable[tuple[str, str]], now: da
 
 
 def _lock(connection: sa.Connection, chunk: Chunk) -> bool:
-    held = connection.scalar(_LOCK_HELD, _key(chunk)) is not None
+    held = _LEASES.lock(connection, chunk)
     if held:
         _lock_messages(connection, chunk)
     return held
 
 
 def _close(connection: sa.Connection, chunk: Chunk, outcome: Outcome, now: datetime) -> bool:
-    closed = bool(connection.execute(_CLOSE, _key(chunk) | {"closed_at": now, "closed_as": outcome}).rowcount)
+    closed = _LEASES.settle(connection, chunk, now, outcome=outcome)
     if closed:
         _lock_messages(connection, chunk)
     return closed

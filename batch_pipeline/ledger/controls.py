@@ -211,9 +211,9 @@ def cancel(connection: sa.Connection, batch: str, by: str, now: datetime, *, wit
             cancelled_at=at,
             cancelled_by=name,
             fallbacks_cancelled_at=now if more else known.fallbacks_cancelled_at,
-            reported_at=None,
         )
     )
+    batches_.mark_changed(connection, batch)
     messages, fallbacks = end_unsent_if_cancelled(connection, batch, now)
     detail = {"with_fallbacks": with_fallbacks, "messages": messages, "fallbacks": fallbacks}
     audit.record(connection, now, by, "cancel", batch, detail)

@@ -122,6 +122,25 @@ def _type_of_many(dialect: str, kind: sa.types.TypeEngine[Any]) -> sa.types.Type
     return sa.JSON() if dialect == "sqlite" else postgresql.ARRAY(kind)
 
 
+def serving_since(dialect: str) -> sa.ColumnElement[Any]:
+    """Since when the server runs that answers: none other has that moment. ``NULL`` on SQLite, which has no server.
+
+    What a server has committed is there while it runs. Another that takes over from it may lag behind.
+    """
+    return sa.func.pg_postmaster_start_time() if dialect == "postgresql" else sa.null()
+
+
+def spelt_out(word: str) -> sa.ColumnElement[str]:
+    """A step or a channel that stands in the statement itself, for one that runs often.
+
+    Some partial indexes hold but rows of one step or channel. SQLite plans a statement anew, at each run, whose given
+    values decide whether such an index will do: that takes ten times as long as to find a row.
+    """
+    if not word.isidentifier():
+        raise ValueError(word)
+    return sa.literal_column(f"'{word}'", sa.Text())
+
+
 def unindexed(column: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
     """The same text, but no reason to go through an index on it.
 

@@ -20,8 +20,6 @@ from batch_pipeline.ledger import migrations
 BUSY_TIMEOUT = timedelta(minutes=5)
 """How long a process waits for another's write: longer than the longest, an outbox of ten million rows."""
 
-_BEGIN = "ledger_begin"
-
 
 class Ledger:
     """One ledger, opened and up to date. Make it with ``Ledger.open``."""
@@ -75,7 +73,10 @@ class Ledger:
 
     @contextmanager
     def connect(self) -> Generator[sa.Connection]:
-        """A connection for several transactions of ``reading`` and ``writing``; temporary tables live as long."""
+        """A connection for several transactions of ``reading`` and ``writing``; temporary tables live as long.
+
+        Outside of those nothing is to be executed: on SQLite each statement would be committed by itself.
+        """
         try:
             with self._engine.connect() as connection:
                 yield connection
@@ -90,21 +91,22 @@ class Ledger:
     @contextmanager
     def reading(self, connection: sa.Connection) -> Generator[None]:
         """A reading transaction on a connection of ``connect``; temporary tables may be written in it."""
-        if self._engine.dialect.name == "sqlite":
-            connection.execution_options(**{_BEGIN: "BEGIN"})
-        else:
+        if self.dialect != "sqlite":
             connection.execution_options(isolation_level="REPEATABLE READ")
         with connection.begin():
+            if self.dialect == "sqlite":
+                # It takes no lock and can't fail; through SQLAlchemy it takes ten times as long.
+                connection.connection.cursor().execute("BEGIN")
             yield
 
     @contextmanager
     def writing(self, connection: sa.Connection) -> Generator[None]:
         """A writing transaction on a connection of ``connect``."""
-        if self._engine.dialect.name == "sqlite":
-            connection.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
-        else:
+        if self.dialect != "sqlite":
             connection.execution_options(isolation_level="READ COMMITTED")
         with connection.begin():
+            if self.dialect == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield
 
     def migrate(self) -> None:
@@ -133,7 +135,7 @@ class Ledger:
 
 
 def _sqlite_arguments() -> dict[str, Any]:
-    # isolation_level None: the driver begins nothing by itself; _begin_sqlite does.
+    # isolation_level None: the driver begins nothing by itself; Ledger.reading and Ledger.writing do.
     return {"timeout": BUSY_TIMEOUT.total_seconds(), "isolation_level": None}
 
 
@@ -168,7 +170,6 @@ def _unusable(path: Path, error: OSError) -> Refused:
 
 def _prepare_sqlite(engine: sa.Engine) -> None:
     event.listen(engine, "connect", _on_sqlite_connect)
-    event.listen(engine, "begin", _begin_sqlite)
     _switch_to_wal(engine)
 
 
@@ -176,14 +177,6 @@ def _on_sqlite_connect(connection: sqlite3.Connection, _record: object) -> None:
     # FULL: what is committed is on disk, also when the power goes, before a provider is called.
     for pragma in ("synchronous=FULL", "foreign_keys=ON", "cache_size=-65536", "journal_size_limit=67108864"):
         connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    how = connection.get_execution_options().get(_BEGIN, "BEGIN")
-    if how == "BEGIN":  # which takes no lock and can't fail; through SQLAlchemy it takes ten times as long
-        connection.connection.cursor().execute(how)
-    else:
-        connection.exec_driver_sql(how)
 
 
 def _switch_to_wal(engine: sa.Engine) -> None:

@@ -11,11 +11,12 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.ledger import controls
+from batch_pipeline.ledger import controls, records
 from batch_pipeline.ledger.tables import approvals, attempts, batches
 from batch_pipeline.rules import reasons
 from batch_pipeline.rules.costs import Prices, Sent, cost, saved_by_app
 from batch_pipeline.rules.paths import PATHS
+from batch_pipeline.rules.records import RECORDED_STATES
 from batch_pipeline.rules.states import (
     ATTEMPT_STATES,
     PATIENT_CLASSES,
@@ -58,6 +59,8 @@ class Progress:
     sent: Sent
     fragments_saved: int
     """Of the texts that patients who read in the App would have got, and didn't."""
+    for_record: int
+    """Messages, fallbacks among them, that are written to the record sooner or later."""
 
 
 class _Group(NamedTuple):
@@ -91,7 +94,7 @@ def figures(connection: sa.Connection, batch: str, plan_figures: Mapping[str, An
     non_contactable = _by_name(plan_figures, "non_contactable", reasons.CODES)
     found: dict[str, Any] = {
         "batch": batch,
-        "status": batch_status(_batch_facts(known, reached)),
+        "status": batch_status(_batch_facts(known, reached, records.saved(connection, batch))),
         **{name: int(plan_figures.get(name, 0)) for name in ("lines", "patient_list", "rejected", "duplicates")},
         "non_contactable": non_contactable,
         "recipients": dict(reached.recipients),
@@ -113,7 +116,8 @@ def figures(connection: sa.Connection, batch: str, plan_figures: Mapping[str, An
 def status(connection: sa.Connection, batch: str) -> BatchFacts:
     """What the batch's label follows from (``states.batch_status``, ``states.shown_status``)."""
     known = _batch(connection, batch)
-    return _batch_facts(known, progress(connection, batch) if known.applied_plan is not None else None)
+    reached = progress(connection, batch) if known.applied_plan is not None else None
+    return _batch_facts(known, reached, records.saved(connection, batch))
 
 
 def saved(reached: Progress, prices: Prices) -> Decimal:
@@ -163,6 +167,8 @@ def progress(connection: sa.Connection, batch: str) -> Progress:
             + sum(group.fallback_fragments for group in fell_back),
         ),
         fragments_saved=sum(group.primary_fragments for group in read if not group.fallback_taken),
+        for_record=patients(group for group in groups if group.primary in RECORDED_STATES)
+        + patients(group for group in groups if group.fallback in RECORDED_STATES),
     )
 
 
@@ -183,7 +189,9 @@ def _batch(connection: sa.Connection, batch: str) -> sa.Row[Any, Any, Any, Any]:
     return row
 
 
-def _batch_facts(known: sa.Row[Any, Any, Any, Any], reached: Progress | None) -> BatchFacts:
+def _batch_facts(
+    known: sa.Row[Any, Any, Any, Any], reached: Progress | None, saved_so_far: records.Saved
+) -> BatchFacts:
     outbox_written = known.applied_plan is not None
     recipients = sum(reached.recipients.values()) if reached else 0
     return BatchFacts(
@@ -193,6 +201,8 @@ def _batch_facts(known: sa.Row[Any, Any, Any, Any], reached: Progress | None) ->
         all_ended=outbox_written and reached is not None and reached.ended == recipients,
         cancelled=known.cancelled_at is not None,
         paused=bool(known.paused),
+        saving=any(saved_so_far),
+        all_saved=reached is not None and saved_so_far.written >= reached.for_record,
     )
 
 
@@ -211,7 +221,7 @@ def _nothing_yet(plan_figures: Mapping[str, Any], *, cancelled: bool) -> Progres
     classes["cancelled" if cancelled else "awaiting"] = sum(recipients.values()) - held_back
     return Progress(
         recipients, classes, ended=0, begun=0, read=0, unread=0, fallback_sent=0, fallback_delivered=0,
-        double_contact=0, sent=Sent(0, 0, 0), fragments_saved=0,
+        double_contact=0, sent=Sent(0, 0, 0), fragments_saved=0, for_record=0,
     )  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def settle(
     told = {"accepted": "accepted_at", "unconfirmed": "unconfirmed_at"}[outcome]
     these = one_of(connection, attempts.c.id, ids)
     connection.execute(sa.update(attempts).where(these).values({"chunk": reference, "begun_at": now, told: now}))
-    batches_.mark_reported(connection, kind.batch, None)
+    batches_.mark_changed(connection, kind.batch)
     detail = {"chunk": reference, "messages": len(ids), "outcome": outcome}
     audit.record(connection, now, by, "reconcile_without_journal", kind.batch, detail)
     return len(ids)

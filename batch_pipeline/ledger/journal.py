@@ -25,15 +25,15 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
-from batch_pipeline.ledger.grouping import Grouped
+from batch_pipeline.errors import Refused
 
 Kind = Literal["posted", "returned", "not_sent"]
 
@@ -84,6 +84,7 @@ class Entry:
 
 _FIELDS = ("kind", "ledger", "key", "batch", "step", "channel", "provider", "chunk", "fence")
 _TIMES = ("claimed_at", "written_at")
+_HEAD = {*_FIELDS, *_TIMES}
 
 
 def body_of(messages: Iterable[Noted]) -> str:
@@ -102,13 +103,21 @@ def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).hexdigest().encode()
 
 
-def _entry(line: bytes) -> Entry | None:
-    """What a whole line says; ``None`` for one that isn't as it was written."""
+def _entry(line: bytes, path: Path) -> Entry | None:
+    """What a whole line says; ``None`` for one that isn't as it was written.
+
+    ``Refused`` for one of another version: a line that says more, or says it otherwise, has another head.
+    """
     content, _, digest = line.rstrip(b"\n").rpartition(b"\t")
     if digest != _digest(content):
         return None
     head, _, body = content.decode().partition("\t")
     known: dict[str, Any] = json.loads(head)
+    if known.keys() != _HEAD or known["kind"] not in get_args(Kind):
+        raise Refused(
+            f"{path}: another version of this software has written to the claims journal, and this one can't read it: "
+            "go on with the newer of the two"
+        )
     for name in _TIMES:
         known[name] = datetime.fromisoformat(known[name])
     return Entry(**known, body=body)
@@ -132,20 +141,18 @@ class Journal:
     def __init__(self, folder: Path, wall: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.folder = folder
         self.wall = wall
-        self._write = Grouped(self._write_together)
         self._lock = threading.Lock()
         self._open: int | None = None
         self._opened_as: tuple[date, int] | None = None
 
     # Writing -----------------------------------------------------------------------------------------------------
 
-    def append(self, entry: Entry) -> None:
-        """Writes a line; it is on disk when this returns. ``OSError`` when it can't be: then it may be there or not."""
-        self._write(_line(entry))
+    def append(self, *entries: Entry) -> None:
+        """Writes lines with one sync; they are on disk when this returns.
 
-    def _write_together(self, lines: Sequence[bytes]) -> int:
-        """Lines of several threads, with one sync."""
-        whole = b"".join(lines)
+        ``OSError`` when they can't be: then each may be there or not.
+        """
+        whole = b"".join(map(_line, entries))
         with self._lock:
             try:
                 descriptor = self._file_of_today()
@@ -154,7 +161,6 @@ class Journal:
             except OSError:
                 self._close()  # what it wrote of a line is found when the file is opened again
                 raise
-        return len(lines)
 
     def close(self) -> None:
         """Gives up the file; another process may write on in it."""
@@ -195,7 +201,10 @@ class Journal:
         return dict(sorted(found))
 
     def read(self, name: str, start: int) -> Iterator[Read]:
-        """The lines of a file from an offset on that ``end`` gave; one that is being written is left for later."""
+        """The lines of a file from an offset on that ``end`` gave; one that is being written is left for later.
+
+        ``Refused`` for a file of another version.
+        """
         with (self.folder / name).open("rb") as file:
             file.seek(start)
             end = start
@@ -204,17 +213,17 @@ class Journal:
                     return
                 end += len(line)
                 if not line.endswith(_TORN):
-                    yield Read(end, _entry(line))
+                    yield Read(end, _entry(line, self.folder / name))
 
     # Pruning -----------------------------------------------------------------------------------------------------
 
     @property
     def pruned(self) -> str:
-        """Files of this day and of those before may have been thrown away; empty: none."""
+        """Lines of this day and of those before may have been thrown away; empty: none."""
         return self._noted(_PRUNED)
 
     def discard(self, names: Iterable[str], through: str) -> None:
-        """Throws files away; the last of them is of the day ``through``, which stays noted."""
+        """Throws files away; nothing was new in them after the day ``through``, which stays noted."""
         if through > self.pruned:
             self._note(_PRUNED, through)
         for name in names:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -27,7 +28,7 @@ from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import audit, controls
 from batch_pipeline.ledger import batches as batches_
 from batch_pipeline.ledger.controls import RESTORED, Hold
-from batch_pipeline.ledger.dialects import insert, lock_in_order, one_of_texts, queue_for
+from batch_pipeline.ledger.dialects import insert, lock_in_order, one_of_texts, queue_for, serving_since
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.journal import Entry, Journal, Noted, day_of
 from batch_pipeline.ledger.lost import Lost, Message, lost_of
@@ -37,9 +38,7 @@ from batch_pipeline.ledger.tables import audit as audit_
 _ID, _KEY, _PRUNED, _LOOKED_AT = "ledger_id", "hash_key", "journal_pruned", "journal/"
 _ENTRY = (audit_.c.id, audit_.c.at, audit_.c.action)
 _WAITING = sa.and_(chunks.c.settled_at.is_(None), chunks.c.waiting)
-_KNOWN = sa.select(chunks.c.reference, _WAITING.label("waiting")).where(
-    chunks.c.reference.in_(sa.bindparam("of_these", expanding=True))
-)
+_END_WAITING = sa.update(chunks).where(_WAITING).values(waiting=sa.false())
 _AT_ONCE = 500
 """References named in one statement: databases bound the number of parameters."""
 _DAYS_TO_BE_SURE = 2
@@ -117,6 +116,8 @@ class Looked:
     """What of the journal is gone or can't be read: there what was forgotten can't be known."""
     posted: set[str] = field(default_factory=set[str])
     """Chunks that the ledger calls waiting for their first post, all the same."""
+    servers: set[datetime | None] = field(default_factory=set[datetime | None])
+    """Which database servers it was compared with: one that took over may have forgotten what another knew."""
     undecided: bool = False
     """The ledger has forgotten what was decided."""
 
@@ -139,23 +140,18 @@ def look(ledger: Ledger, journal: Journal, now: datetime, *, keep: timedelta) ->
         return standing
     looked = _look(ledger, journal, mine)
     if not looked.whole:
-        with ledger.write() as connection:
-            _end_waiting(connection)
-            return controls.hold(connection, _because(looked), now)
-    if looked.posted:
-        with ledger.write() as connection:
-            _end_waiting(connection, sorted(looked.posted))
-    _remember(ledger, journal, looked.ends)
+        return _hold(ledger, looked, now)
+    _remember(ledger, journal, looked)
     _note_decision(ledger, journal, mine)
     _prune(ledger, journal, keep)
     return None
 
 
-def _end_waiting(connection: sa.Connection, these: Sequence[str] | None = None) -> None:
-    """Lets chunks, or all, be like any that was left open: a copy tells what was so when it was taken."""
-    for some in [None] if these is None else _slices(these):
-        which = _WAITING if some is None else sa.and_(_WAITING, chunks.c.reference.in_(some))
-        connection.execute(sa.update(chunks).where(which).values(waiting=sa.false()))
+def _hold(ledger: Ledger, looked: Looked, now: datetime) -> Hold:
+    """No chunk waits for its first post any more: that was so when the copy was taken."""
+    with ledger.write() as connection:
+        connection.execute(_END_WAITING)
+        return controls.hold(connection, _because(looked), now)
 
 
 def _because(looked: Looked) -> str:
@@ -185,13 +181,24 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _look(ledger: Ledger, journal: Journal, mine: Writer) -> Looked:
-    known = _looked_at(ledger)
     looked = Looked(faults=_gone(ledger, journal), undecided=_is_undecided(ledger, journal, mine))
+    server, known = _standing(ledger)
+    looked.servers.add(server)
+    _look_from(known, ledger, journal, mine, looked)
+    return looked
+
+
+def _look_from(starts: Mapping[str, int], ledger: Ledger, journal: Journal, mine: Writer, looked: Looked) -> None:
     for name, size in journal.files().items():
-        start = known.get(name, 0)
+        start = starts.get(name, 0)
         if size > start:
             _look_at(ledger, journal, mine, name, start, looked)
-    return looked
+
+
+def _standing(ledger: Ledger) -> tuple[datetime | None, dict[str, int]]:
+    """Which server has the ledger now, and by file, how far it has looked, as far as that one knows."""
+    with ledger.read() as connection:
+        return connection.scalar(sa.select(serving_since(connection.dialect.name))), _looked_at(connection)
 
 
 class _Post(NamedTuple):
@@ -206,7 +213,9 @@ def _look_at(ledger: Ledger, journal: Journal, mine: Writer, name: str, start: i
         for read in journal.read(name, start):
             looked.ends[name] = read.end
             if read.entry is None:
-                looked.faults.append(f"{name} of the claims journal is damaged before byte {read.end:,}")
+                looked.faults.append(
+                    f"{name} of the claims journal is damaged before byte {read.end:,}: see docs/backups.md"
+                )
                 continue
             _refuse_others(journal, mine, read.entry)
             if read.entry.kind == "posted":
@@ -216,7 +225,9 @@ def _look_at(ledger: Ledger, journal: Journal, mine: Writer, name: str, start: i
     # The lines first, then the ledger: what a line tells of was committed before it was written.
     while some := list(islice(entries, _AT_ONCE)):
         with ledger.read() as connection:
-            known = _known(connection, {post.chunk for post in some})
+            rows = _known(connection, {post.chunk for post in some})
+        known = {row.reference: row.waiting for row in rows}
+        looked.servers |= {row.server for row in rows}
         missing = {post.chunk for post in some} - known.keys()
         looked.missing |= missing
         looked.batches |= {post.batch for post in some if post.chunk in missing}
@@ -233,35 +244,58 @@ class Watch:
     def __init__(self, ledger: Ledger, journal: Journal) -> None:
         self.writer = writer(ledger, journal)
         self._ledger, self._journal = ledger, journal
-        self._began = _looked_at(ledger)
+        self._server, self._began = _standing(ledger)
         self._ends = dict(self._began)
         self._lock = threading.Lock()
 
     def missing(self) -> set[str]:
-        """Chunks of the lines that are new since it was asked last, by whichever process, and that the ledger doesn't have."""
-        looked = Looked()
+        """Chunks of the lines that are new since it was asked last, by whichever process, and that the ledger doesn't have.
+
+        Where another server has the ledger by now: of all lines that are new to that one.
+        """
         with self._lock:
-            for name, size in self._journal.files().items():
-                start = self._ends.get(name, 0)
-                if size > start:
-                    _look_at(self._ledger, self._journal, self.writer, name, start, looked)
+            looked = self._look()
+            if looked.servers != {self._server}:
+                self._server, self._ends = _standing(self._ledger)
+                looked = self._look()
+            if looked.servers != {self._server}:
+                raise Refused(
+                    "the ledger's server changes all the time: let LEDGER_URL name one, the one that is written to"
+                )
             if not looked.missing:
                 self._ends |= looked.ends
         return looked.missing
 
+    def _look(self) -> Looked:
+        looked = Looked()
+        _look_from(self._ends, self._ledger, self._journal, self.writer, looked)
+        if not looked.servers:
+            looked.servers.add(_standing(self._ledger)[0])
+        return looked
+
     def knows(self, chunk: str) -> bool:
-        """Whether a line tells of a post of that chunk, since the ledger was looked over before this dispatch."""
+        """Whether a line tells of a post of that chunk, since the ledger was looked over before this dispatch.
+
+        Since it was looked over at all, as far as it knows, if it went back to before that.
+        """
+        _, known = _standing(self._ledger)
         return any(
             read.entry is not None and read.entry.kind == "posted" and read.entry.chunk == chunk
             for name, size in self._journal.files().items()
-            if size > (start := self._began.get(name, 0))
+            if size > (start := min(self._began.get(name, 0), known.get(name, 0)))
             for read in self._journal.read(name, start)
         )
 
 
-def _known(connection: sa.Connection, references: set[str]) -> dict[str, bool]:
-    """Those of these chunks that the ledger has, and whether they wait."""
-    return {row.reference: row.waiting for row in connection.execute(_KNOWN, {"of_these": list(references)})}
+@cache
+def _known_statement(dialect: str) -> sa.Executable:
+    columns = (chunks.c.reference, _WAITING.label("waiting"), serving_since(dialect).label("server"))
+    return sa.select(*columns).where(chunks.c.reference.in_(sa.bindparam("of_these", expanding=True)))
+
+
+def _known(connection: sa.Connection, references: set[str]) -> Sequence[sa.Row[Any]]:
+    """Those of these chunks that the ledger has, whether they wait, and which server says so."""
+    return connection.execute(_known_statement(connection.dialect.name), {"of_these": list(references)}).all()
 
 
 def _refuse_others(journal: Journal, mine: Writer, entry: Entry) -> None:
@@ -281,44 +315,64 @@ class _Seen(NamedTuple):
     day: str
 
 
-def _seen(ledger: Ledger) -> dict[str, _Seen]:
+def _seen(connection: sa.Connection) -> dict[str, _Seen]:
     query = sa.select(facts.c.name, facts.c.value).where(facts.c.name.startswith(_LOOKED_AT, autoescape=True))
     found = dict[str, _Seen]()
-    with ledger.read() as connection:
-        for row in connection.execute(query):
-            name, (end, _, day) = row.name.removeprefix(_LOOKED_AT), row.value.partition(" ")
-            found[name] = _Seen(int(end), day or day_of(name))
+    for row in connection.execute(query):
+        name, (end, _, day) = row.name.removeprefix(_LOOKED_AT), row.value.partition(" ")
+        found[name] = _Seen(int(end), day or day_of(name))
     return found
 
 
-def _looked_at(ledger: Ledger) -> dict[str, int]:
+def _looked_at(connection: sa.Connection) -> dict[str, int]:
     """By file, how far the ledger has looked."""
-    return {name: seen.end for name, seen in _seen(ledger).items()}
+    return {name: seen.end for name, seen in _seen(connection).items()}
 
 
 def _gone(ledger: Ledger, journal: Journal) -> list[str]:
-    """What the ledger has looked at and isn't there any more, or was pruned by a later ledger than this one."""
-    sizes, known = journal.files(), _looked_at(ledger)
-    gone = {name for name, end in known.items() if sizes.get(name, -1) < end}
-    if gone:
-        # Begun, or pruned, since the files were listed: what is pruned is first forgotten by the ledger.
-        here, there = _looked_at(ledger), journal.files()
-        gone = {name for name in gone if name in here and there.get(name, -1) < here[name]}
+    """What the ledger has looked at and isn't there any more, or was thrown away by a later ledger than this one."""
+    # Another may be throwing files away at the same time: not at two looks.
+    return _not_there(ledger, journal) and _not_there(ledger, journal)
+
+
+def _not_there(ledger: Ledger, journal: Journal) -> list[str]:
+    """Of what a later ledger threw away nothing is forgotten, if all of it was seen before this one's newest file began."""
+    with ledger.read() as connection:
+        seen, through = _seen(connection), _facts(connection, _PRUNED).get(_PRUNED, "")
+    sizes, pruned = journal.files(), journal.pruned
+    if through < pruned >= max(map(day_of, seen), default=""):
+        return [f"the ledger is older than what the claims journal {journal.folder} remembers"]
+    gone = [
+        name
+        for name, file in seen.items()
+        if (sizes[name] < file.end if name in sizes else pruned < _last_day(name, file))
+    ]
     if gone:
         return [f"of the claims journal {journal.folder} {len(gone):,} files are gone or shorter than they were"]
-    with ledger.read() as connection:
-        through = _facts(connection, _PRUNED).get(_PRUNED, "")
-    if journal.pruned > through:
-        return [f"the ledger is older than what the claims journal {journal.folder} remembers"]
     return []
 
 
-def _remember(ledger: Ledger, journal: Journal, ends: Mapping[str, int]) -> None:
-    if ends:
-        day = max(_today(journal), *(day_of(name) for name in journal.files()))
-        with ledger.write() as connection:
-            for name, end in ends.items():
-                _set_fact(connection, f"{_LOOKED_AT}{name}", f"{end} {day}")
+def _last_day(name: str, file: _Seen) -> str:
+    """On which day something new was in a file, at the latest: its own may be of a clock that was far behind."""
+    return max(day_of(name), file.day)
+
+
+def _remember(ledger: Ledger, journal: Journal, looked: Looked) -> None:
+    """Unless another server has the ledger since: then it is looked at again, as that one may have forgotten more."""
+    if not looked.ends:
+        return
+    with ledger.write() as connection:
+        if looked.servers != {connection.scalar(sa.select(serving_since(connection.dialect.name)))}:
+            return
+        for some in _slices(sorted(looked.posted)):
+            connection.execute(_END_WAITING.where(chunks.c.reference.in_(some)))
+        _set_ends(connection, journal, looked.ends)
+
+
+def _set_ends(connection: sa.Connection, journal: Journal, ends: Mapping[str, int]) -> None:
+    day = max([_today(journal), *map(day_of, journal.files())])
+    for name, end in ends.items():
+        _set_fact(connection, f"{_LOOKED_AT}{name}", f"{end} {day}")
 
 
 def _today(journal: Journal) -> str:
@@ -331,18 +385,18 @@ def _prune(ledger: Ledger, journal: Journal, keep: timedelta) -> None:
     From the last day but one that has a file and isn't to come yet: a clock that was far ahead once makes nothing old.
     Nor is a file old that was begun by one far behind: it counts from when it was seen.
     """
-    names = list(journal.files())
-    days = sorted({day for name in names if (day := day_of(name)) <= _today(journal)})
+    days = sorted({day for name in journal.files() if (day := day_of(name)) <= _today(journal)})
     if len(days) < _DAYS_TO_BE_SURE:
         return
     oldest = (date.fromisoformat(days[-_DAYS_TO_BE_SURE]) - keep).isoformat()
-    seen = _seen(ledger)
-    old = [name for name in names if name in seen and max(day_of(name), seen[name].day) < oldest]
+    with ledger.read() as connection:
+        last_days = {name: _last_day(name, file) for name, file in _seen(connection).items()}
+    old = [name for name, day in last_days.items() if day < oldest]
     if not old:
         return
     with ledger.write() as connection:
         known = _facts(connection, _PRUNED).get(_PRUNED, "")
-        through = max(known, *(day_of(name) for name in old))
+        through = max(known, *(last_days[name] for name in old))
         connection.execute(sa.delete(facts).where(facts.c.name.in_([f"{_LOOKED_AT}{name}" for name in old])))
         _set_fact(connection, _PRUNED, through)
     journal.discard(old, through)
@@ -369,35 +423,32 @@ def note_decision(ledger: Ledger, journal: Journal) -> None:
 
 
 def _note_decision(ledger: Ledger, journal: Journal, mine: Writer) -> None:
-    """Notes the last one, unless a later one has been noted meanwhile."""
-    with ledger.read() as connection:
-        last = _last_decision(connection)
+    """Notes the last one, unless a later one has been noted meanwhile.
+
+    Where it can't be noted nothing can be posted either, and that is told then.
+    """
+    last = _last_decision(ledger)
     whose, _, noted = journal.decided.partition(" ")
     if last is not None and (whose != mine.ledger or _number(noted) < _number(last)):
-        _note(journal, mine, last)
+        with suppress(OSError):
+            journal.note_decided(f"{mine.ledger} {last}")
 
 
 def _note_anew(ledger: Ledger, journal: Journal, mine: Writer) -> None:
     """Notes the last one that the ledger has, in place of those that it has forgotten."""
-    with ledger.read() as connection:
-        last = _last_decision(connection)
+    last = _last_decision(ledger)
     if last is not None:
-        _note(journal, mine, last)
-
-
-def _note(journal: Journal, mine: Writer, decision: str) -> None:
-    """Where it can't be noted nothing can be posted either, and that is told then."""
-    with suppress(OSError):
-        journal.note_decided(f"{mine.ledger} {decision}")
+        journal.note_decided(f"{mine.ledger} {last}")
 
 
 def _number(decision: str) -> int:
     return int(decision.partition(" ")[0])
 
 
-def _last_decision(connection: sa.Connection) -> str | None:
+def _last_decision(ledger: Ledger) -> str | None:
     """Names the last entry of the audit, which only grows. After a restore the same number is given to another entry."""
-    row = connection.execute(sa.select(*_ENTRY).order_by(audit_.c.id.desc()).limit(1)).one_or_none()
+    with ledger.read() as connection:
+        row = connection.execute(sa.select(*_ENTRY).order_by(audit_.c.id.desc()).limit(1)).one_or_none()
     return None if row is None else _named(row)
 
 
@@ -449,9 +500,7 @@ def put_back(ledger: Ledger, journal: Journal, by: str, now: datetime) -> PutBac
     mine = writer(ledger, journal)
     looked = _look(ledger, journal, mine)
     if not looked.whole:
-        with ledger.write() as connection:
-            _end_waiting(connection)
-            controls.hold(connection, _because(looked), now)
+        _hold(ledger, looked, now)
     done = PutBack(faults=looked.faults)
     for some in _together(_lost(ledger, journal, looked.missing)):
         with ledger.write() as connection:
@@ -464,8 +513,12 @@ def put_back(ledger: Ledger, journal: Journal, by: str, now: datetime) -> PutBac
     with ledger.read() as connection:
         hold = controls.held(connection)
     if not (done.waiting or done.faults or (hold is not None and hold.by is not None)):
-        let_go(ledger, journal, looked.ends, by, now)
-        done.released = True
+        _note_anew(ledger, journal, mine)
+        looked = _look(ledger, journal, mine)
+        if looked.whole:
+            _remember(ledger, journal, looked)
+            _release(ledger, by, now)
+        done.faults, done.released = looked.faults, looked.whole
     return done
 
 
@@ -505,24 +558,25 @@ def _together(lost: Iterable[Lost]) -> Iterator[list[Lost]]:
         yield some
 
 
-def let_go(ledger: Ledger, journal: Journal, ends: Mapping[str, int], by: str, now: datetime) -> None:
-    """Lifts the hold; what was looked at of the journal isn't looked at again."""
-    _remember(ledger, journal, ends)
+def _release(ledger: Ledger, by: str, now: datetime) -> None:
     with ledger.write() as connection:
         if controls.held(connection) is not None:
             controls.release(connection, by, now)
-    _note_anew(ledger, journal, writer(ledger, journal))
 
 
 def begin_anew(ledger: Ledger, journal: Journal, by: str, now: datetime) -> None:
     """Lifts the hold of a ledger whose journal is lost, or has to be done without; from now on it counts as whole."""
-    looked, known = _look(ledger, journal, writer(ledger, journal)), _looked_at(ledger)
-    ends = {name: looked.ends.get(name, min(known.get(name, 0), size)) for name, size in journal.files().items()}
+    mine = writer(ledger, journal)
+    looked = _look(ledger, journal, mine)
     with ledger.write() as connection:
-        _end_waiting(connection)
+        known = _looked_at(connection)
+        ends = {name: looked.ends.get(name, min(known.get(name, 0), size)) for name, size in journal.files().items()}
+        connection.execute(_END_WAITING)
         connection.execute(sa.delete(facts).where(facts.c.name.startswith(_LOOKED_AT, autoescape=True)))
         _set_fact(connection, _PRUNED, max(journal.pruned, _facts(connection, _PRUNED).get(_PRUNED, "")))
-    let_go(ledger, journal, ends, by, now)
+        _set_ends(connection, journal, ends)
+    _note_anew(ledger, journal, mine)
+    _release(ledger, by, now)
 
 
 def _lost(ledger: Ledger, journal: Journal, missing: set[str]) -> Iterator[Lost]:
@@ -531,7 +585,7 @@ def _lost(ledger: Ledger, journal: Journal, missing: set[str]) -> Iterator[Lost]
 
 
 def _unlooked(ledger: Ledger, journal: Journal) -> Iterator[Entry]:
-    known = _looked_at(ledger)
+    _, known = _standing(ledger)
     for name, size in journal.files().items():
         if size > known.get(name, 0):
             yield from (read.entry for read in journal.read(name, known.get(name, 0)) if read.entry)
@@ -574,7 +628,7 @@ def _put_back(connection: sa.Connection, lost: Lost, by: str, now: datetime, don
         # Not to be sent, whatever a person finds out: nobody knows any more how.
         values = {"unconfirmed_at": now, "cancelled_at": now, "channel": entry.channel, "address_hash": None}
         _take(connection, entry.chunk + APART, entry, apart, values | {"fallback_after": None})
-    batches_.mark_reported(connection, entry.batch, None)
+    batches_.mark_changed(connection, entry.batch)
     lines = {
         "apart": sorted(noted.line for _, noted in apart),
         "kept": sorted(noted.line for noted in sorted_.kept),

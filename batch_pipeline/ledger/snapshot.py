@@ -1,16 +1,17 @@
-"""The attempts of a batch as Arrow, for the set work of reports and metrics."""
+"""The attempts of a batch, and its entries in the record, as Arrow, for the set work of reports and metrics."""
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 # (pyarrow comes without types)
 
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
 
 from batch_pipeline.ledger import links
-from batch_pipeline.ledger.tables import attempts
+from batch_pipeline.ledger.tables import attempts, record_chunks, record_entries
 from batch_pipeline.rules.states import attempt_state_sql
 
 _ROWS = 20_000
@@ -42,6 +43,28 @@ def read_attempts(connection: sa.Connection, batch: str, step: str | None = None
     query = sa.select(*columns).where(attempts.c.batch == batch).order_by(attempts.c.line, attempts.c.step.desc())
     if step is not None:
         query = query.where(attempts.c.step == step)
+    yield from _read(connection, query, SCHEMA)
+
+
+ENTRIES = pa.schema(
+    [
+        ("line", pa.int32()),
+        *((name, pa.string()) for name in ("identifier", "resource_type", "chunk", "outcome", "code")),
+        ("noted_at", pa.timestamp("us", "UTC")),
+    ]
+)
+
+
+def read_entries(connection: sa.Connection, batch: str) -> Iterator[pa.RecordBatch]:
+    """The batch's entries in the record, written, refused or under way, by line: as ``read_attempts``, of ``ENTRIES``."""
+    entry = record_entries.c
+    columns = (entry.line, entry.identifier, record_chunks.c.resource_type, entry.chunk, entry.outcome, entry.code)
+    noted_at = sa.type_coerce(entry.noted_at, sa.BigInteger).label("noted_at")
+    query = sa.select(*columns, noted_at).join(record_chunks, entry.chunk == record_chunks.c.reference)
+    yield from _read(connection, query.where(entry.batch == batch).order_by(entry.line, entry.identifier), ENTRIES)
+
+
+def _read(connection: sa.Connection, query: sa.Select[*tuple[Any, ...]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     found = connection.execution_options(yield_per=_ROWS).execute(query)
     for rows in found.partitions(_ROWS):
         cells = list(zip(*rows, strict=True))
@@ -51,9 +74,9 @@ def read_attempts(connection: sa.Connection, batch: str, step: str | None = None
                 pa.array(column, pa.int64()).cast(field.type)
                 if pa.types.is_timestamp(field.type)
                 else pa.array(column, field.type)
-                for column, field in zip(cells, SCHEMA, strict=True)
+                for column, field in zip(cells, schema, strict=True)
             ],
-            schema=SCHEMA,
+            schema=schema,
         )
 
 

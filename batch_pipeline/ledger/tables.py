@@ -82,6 +82,14 @@ batches = sa.Table(
     sa.Column("breaker_from", Instant, comment="the circuit breaker counts what was begun after this"),
     sa.Column("cancelled_by", sa.Text),
     sa.Column("fallbacks_cancelled_at", Instant, comment="when it was cancelled with its fallbacks"),
+    sa.Column("saved_at", Instant, comment="when nothing of it was left to be written to the record"),
+    sa.Column(
+        "changes",
+        sa.Integer,
+        nullable=False,
+        server_default=sa.text("0"),
+        comment="how often something of it became otherwise that a final report or the record may tell of",
+    ),
     sa.Column("links_revoked_at", Instant, comment="when all its links were revoked, those made later too"),
 )
 
@@ -323,6 +331,38 @@ pds_answers = sa.Table(
     sa.Column("current_number", sa.Text, comment="the NHS number that has superseded the one asked for"),
     sa.Column("mobile", sa.Text, comment="E.164"),
     sa.Column("email", sa.Text),
+)
+
+record_chunks = sa.Table(
+    "record_chunks",
+    metadata,
+    sa.Column("reference", sa.Text, primary_key=True, comment="names a file of the record folder; never reused"),
+    sa.Column("batch", sa.Text, sa.ForeignKey("batches.batch"), nullable=False),
+    sa.Column("resource_type", sa.Text, nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("fence", sa.Integer, nullable=False, comment="grows with each takeover; an older holder's notes miss"),
+    sa.Column("lease_until", Instant, nullable=False, comment="by the machine's clock, never by --at"),
+    sa.Column("claimed_at", Instant, nullable=False),
+    sa.Column("settled_at", Instant, comment="when the last of its entries was noted; null while it is open"),
+    sa.Index(None, "batch"),
+    comment="entries of the record that are written together, under a lease",
+)
+
+UNNOTED = "outcome IS NULL"
+
+record_entries = sa.Table(
+    "record_entries",
+    metadata,
+    sa.Column("identifier", sa.Text, primary_key=True, comment="of the FHIR resource; a message's is its reference"),
+    sa.Column("batch", sa.Text, sa.ForeignKey("batches.batch"), nullable=False),
+    sa.Column("line", sa.Integer, comment="null: of a patient that this ledger has forgotten"),
+    sa.Column("chunk", sa.Text, sa.ForeignKey("record_chunks.reference"), nullable=False),
+    sa.Column("outcome", sa.Text, comment="written | refused; null while nothing is known"),
+    sa.Column("code", sa.Text, comment="why it was refused; no personal data"),
+    sa.Column("noted_at", Instant),
+    sa.Index(None, "batch", "outcome"),
+    _partial_index("ix_record_entries_unnoted", UNNOTED, "chunk"),
+    comment="what is, or is about to be, in patients' records: each once",
 )
 
 audit = sa.Table(

@@ -85,7 +85,7 @@ def resolve(
         }
         audit.record(connection, now, by, "resolve", batch, detail)
     if chosen:
-        batches_.mark_reported(connection, batch, None)
+        batches_.mark_changed(connection, batch)
         controls.end_unsent_if_cancelled(connection, batch, now)
     return chosen
 

@@ -8,8 +8,8 @@ from batch_pipeline.errors import Refused
 from batch_pipeline.house import House
 from batch_pipeline.ingest.reader import open_cohort
 from batch_pipeline.operations import attaching
-from batch_pipeline.operations.submission import asks_for_date_of_birth, cohort_of, read_into
-from batch_pipeline.planning.message import Message
+from batch_pipeline.operations.review import worded
+from batch_pipeline.operations.submission import asks_for_date_of_birth, cohort_of, questionnaire_of, read_into
 from batch_pipeline.planning.patients import PatientFiles, sort_lines
 from batch_pipeline.planning.plan import describe_rejections, fields_unknown
 from batch_pipeline.settings import load_batch_file, not_yet
@@ -24,6 +24,7 @@ def check_file(house: House, file: Path, now: datetime) -> dict[str, Any]:
     batch = load_batch_file(file)
     workspace = house.workspace(batch.workspace)
     message = resolve_message(batch, house.home)
+    questionnaire_of(batch, house)
     house.snapshot(workspace, now)
     house.opt_outs(workspace, now)
     house.check_providers(workspace)
@@ -32,8 +33,7 @@ def check_file(house: House, file: Path, now: datetime) -> dict[str, Any]:
     today = now.astimezone(workspace.zone).date()
     found = _cohort(house, cohort_of(file, batch), today, needs_date_of_birth=asks_for_date_of_birth(batch))
     attached = attaching.read(house, file, batch)
-    link = attaching.link_in(batch, workspace)
-    words = Message.of(message.body, message.subject or "", workspace.name, list(found["headings"].values()), link)
+    words = worded(message, workspace, list(found["headings"].values()), attaching.link_in(batch, workspace))
     if words.unknown_fields:
         raise Refused(f"{file.name}: {fields_unknown(words)}")
     if words.link_problems:

@@ -24,7 +24,6 @@ from batch_pipeline.providers.bounces import Bounces
 from batch_pipeline.providers.protocol import Channel, ChunkRefused, ChunkTooLarge, OutgoingMessage, Unfinished
 from batch_pipeline.rules import emails, phones, policy
 from batch_pipeline.rules import links as link_rules
-from batch_pipeline.rules.fragments import downgrade
 from batch_pipeline.sending import dispatcher, fallbacks, receipts
 from batch_pipeline.sending.recording import Recorder
 
@@ -165,7 +164,7 @@ def send(house: House, batch: str, step: dispatcher.Step, clock: Clock) -> dispa
             now=clock,
             owner=owner(),
             on_progress=lambda sent, total: tell(f"{step} messages", sent, total),
-            after_chunk=lambda: breaker.after_chunk(clock()),
+            after_chunk=lambda refused: breaker.after_chunk(refused, clock()),
             before_post=recorder.before_post,
             before_return=recorder.before_return,
             was_posted=recorder.was_posted,
@@ -186,7 +185,7 @@ def send_test(house: House, batch: str, to: str, now: datetime) -> TestSent:
     submitted = house.submitted(batch)
     review.standing(house, batch)
     channel, address = _own_address(to)
-    subject, body = review.sample_of(house, submitted)
+    subject, text = review.sample_of(house, submitted, channel)
     name = submitted.workspace.providers.names[channel]
     reference = f"{batch}:test:{secrets.token_hex(6)}"
     message = OutgoingMessage(
@@ -194,7 +193,7 @@ def send_test(house: House, batch: str, to: str, now: datetime) -> TestSent:
         channel=channel,
         nhs_number=SAMPLE["nhs_number"],
         address=address,
-        text=downgrade(body) if channel == "sms" else body,
+        text=text,
         subject=subject if channel == "email" else None,
     )
     with house.ledger.write() as connection:
@@ -263,9 +262,9 @@ def hear(house: House, batch: str, now: datetime) -> Heard:
     if folded.folded:
         Breaker(house.ledger, batch, submitted.workspace.circuit_breaker.as_rule()).after_receipts(now)
     timed_out = receipts.time_out(house.ledger, now, batch)
-    if (folded.folded or timed_out) and submitted.row.reported_at is not None:
+    if folded.folded or timed_out:
         with house.ledger.write() as connection:
-            batches.mark_reported(connection, batch, None)
+            batches.mark_changed(connection, batch)
     mailboxes = [source.unreadable for source in sources if isinstance(source, Bounces)]
     with house.ledger.read() as connection:
         unread_news = unread.count(connection)

@@ -35,14 +35,28 @@ def attempts_table(
     write(con, f"SELECT {', '.join(schemas.RECEIPTS.columns)} FROM {scan(whole)}", path)
 
 
+def record_table(house: House, con: duckdb.DuckDBPyConnection, batch: str, path: Path) -> Path:
+    """Writes the batch's entries in the record as Parquet, in the columns of ``schemas.RECORDS``."""
+    whole = path.with_suffix(".whole")
+    with house.ledger.read() as connection:
+        _write_arrow(snapshot.read_entries(connection, batch), snapshot.ENTRIES, whole)
+    write(con, f"SELECT {', '.join(schemas.RECORDS.columns)} FROM {scan(whole)}", path)
+    return path
+
+
 def _attempts(house: House, batch: str, path: Path, step: str | None = None) -> Path:
     with house.ledger.read() as connection:
         return _write_attempts(connection, batch, path, step)
 
 
 def _write_attempts(connection: sa.Connection, batch: str, path: Path, step: str | None = None) -> Path:
-    with pq.ParquetWriter(path, snapshot.SCHEMA) as writer:
-        for rows in snapshot.read_attempts(connection, batch, step):
+    return _write_arrow(snapshot.read_attempts(connection, batch, step), snapshot.SCHEMA, path)
+
+
+def _write_arrow(tables: Iterator[Any], schema: Any, path: Path) -> Path:
+    """Record batches of a schema of ``ledger.snapshot``, as Parquet that its owner alone can read."""
+    with pq.ParquetWriter(path, schema) as writer:
+        for rows in tables:
             writer.write_batch(rows)
     path.chmod(0o600)
     return path

@@ -1,6 +1,7 @@
 """Review and approval: drawing a batch's plan up, showing it, and recording who approved which (SPEC 2.5)."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +16,11 @@ from batch_pipeline.operations import attaching
 from batch_pipeline.planning import plan as planning
 from batch_pipeline.planning.duck import scan
 from batch_pipeline.planning.message import Message
-from batch_pipeline.settings import not_yet
+from batch_pipeline.providers.accounts import TAKES_MARKDOWN
+from batch_pipeline.rules.conditional_text import as_it_is
+from batch_pipeline.rules.markdown import escaped
+from batch_pipeline.settings import Workspace, not_yet
+from batch_pipeline.templates import Message as Words
 
 AUTO = "auto (as the batch file says)"
 """Who approved a plan under ``approval: auto``."""
@@ -24,18 +29,29 @@ AUTO = "auto (as the batch file says)"
 def message_of(con: duckdb.DuckDBPyConnection, submitted: Submitted, cohort: Path) -> Message:
     """The batch's message, able to name every column of its cohort."""
     columns = [row[0] for row in con.sql(f"DESCRIBE FROM {scan(cohort)}").fetchall()]
-    text = submitted.message
-    subject = text.subject or f"Message from {submitted.workspace.name}"
-    return Message.of(text.body, subject, submitted.workspace.name, columns, attaching.link_of(submitted))
+    return worded(submitted.message, submitted.workspace, columns, attaching.link_of(submitted))
 
 
-def sample_of(house: House, submitted: Submitted) -> tuple[str, str]:
-    """Subject and body, rendered for a made-up patient. ``Refused`` when the message names what nobody has."""
+def worded(message: Words, workspace: Workspace, cohort_columns: Sequence[str], link: str | None) -> Message:
+    """A message as a workspace sends it, able to name these columns; ``link`` is the address with its token to come."""
+    return Message.of(
+        message.body,
+        message.subject or f"Message from {workspace.name}",
+        workspace.name,
+        cohort_columns,
+        bodies=message.bodies,
+        link=link,
+        email_written=escaped if workspace.providers.email in TAKES_MARKDOWN else as_it_is,
+    )
+
+
+def sample_of(house: House, submitted: Submitted, channel: str) -> tuple[str, str]:
+    """Subject and body as queued for a made-up patient. ``Refused`` when the message names what nobody has."""
     with house.duck() as con:
         message = message_of(con, submitted, house.table("cohort", submitted.row.batch))
         if message.unknown_fields:
             raise Refused(planning.fields_unknown(message))
-        return message.sample()
+        return message.queued_sample(channel)
 
 
 def draw_up_plan(
@@ -52,7 +68,7 @@ def draw_up_plan(
             message_type=file.message.type,
             questionnaire=file.message.questionnaire,
             message_key=submitted.message.key,
-            save_to_record=file.save_to_record,
+            snomed=submitted.snomed,
             providers=workspace.providers.names,
             prices=workspace.prices.as_prices(),
             problems=not_yet(file),

@@ -5,14 +5,15 @@ from typing import Any
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House
-from batch_pipeline.ledger import batches, controls, figures
+from batch_pipeline.ledger import batches, controls, figures, records
 from batch_pipeline.rules.states import shows_paused
 
 
 def status(house: House, batch: str) -> dict[str, Any]:
     """The object of ``status BATCH --json``. ``Refused`` for a batch that was never submitted.
 
-    ``paused`` is in it only while the batch is paused: ``{at, by, because, all}``, of the pause of all where that holds.
+    ``paused`` is in it only while the batch is paused: ``{at, by, because, all}``, of the pause of all where that holds;
+    ``record`` only once something of it was on the way to the record: ``{written, refused, at_work}``, in messages.
 
     The plan's figures are those of the plan that was sent, once one was: a plan made again later changes nothing of
     what happened.
@@ -24,6 +25,9 @@ def status(house: House, batch: str) -> dict[str, Any]:
     with house.ledger.read() as connection:
         planned = json.loads(batches.plan(connection, batch, plan).figures)
         found = figures.figures(connection, batch, planned, submitted.workspace.prices.as_prices())
+        record = records.saved(connection, batch)
+        if any(record):
+            found["record"] = record._asdict()
         pause = controls.standing(connection, batch)
         if pause is not None and shows_paused(figures.status(connection, batch)):
             found["paused"] = {

@@ -20,6 +20,7 @@ from batch_pipeline.house import ORIGIN, House, content_of
 from batch_pipeline.ingest.reader import CohortReader, CohortShape, open_cohort
 from batch_pipeline.ledger import batches
 from batch_pipeline.operations import attaching
+from batch_pipeline.questionnaires.library import Definition, load_questionnaire
 from batch_pipeline.settings import BatchFile, load_batch_file
 from batch_pipeline.templates import Message, resolve_message
 
@@ -65,6 +66,7 @@ def take_in(house: House, batch: str, spec: str | None, folder: Path, now: datet
     message = resolve_message(file, house.home)
     attaching.link_in(file, workspace)
     attached = attaching.read(house, house.home.inbox / spec, file)
+    questionnaire = questionnaire_of(file, house)
     # Looked at before it is copied: a file over the limit, or no text at all, is refused at once.
     open_cohort(source, label=source.name, max_bytes=house.settings.max_cohort_bytes)
     copied = folder / "raw"
@@ -75,7 +77,7 @@ def take_in(house: House, batch: str, spec: str | None, folder: Path, now: datet
         reader = open_cohort(copied, label=source.name, max_bytes=house.settings.max_cohort_bytes)
 
         def submitted() -> batches.Submission:
-            return _submission(file, message, attached, source.name, told.result())
+            return _submission(file, message, attached, questionnaire, source.name, told.result())
 
         intake = _read(reader, house, submitted, folder)
     submission = submitted()
@@ -84,12 +86,20 @@ def take_in(house: House, batch: str, spec: str | None, folder: Path, now: datet
     with house.ledger.write() as connection:
         batches.register(connection, submission, now)
         _keep(copied, intake.kept)
+        if questionnaire is not None:
+            house.keep_questionnaire(questionnaire)
     return intake
 
 
 def asks_for_date_of_birth(file: BatchFile) -> bool:
     """Whether the message carries a link, which opens by the date of birth (SPEC 2.2, 2.12)."""
     return file.message.carries_link or file.message.booking is not None
+
+
+def questionnaire_of(file: BatchFile, house: House) -> Definition | None:
+    """The questionnaire that a batch file names, if it does; ``Refused`` for one that isn't there or isn't sound."""
+    wanted = file.message.questionnaire
+    return None if wanted is None else load_questionnaire(house.home, wanted)
 
 
 def cohort_of(spec: Path, file: BatchFile) -> Path:
@@ -103,9 +113,15 @@ def cohort_of(spec: Path, file: BatchFile) -> Path:
 
 
 def _submission(
-    file: BatchFile, message: Message, attached: attaching.Attached | None, cohort_name: str, sha256: str
+    file: BatchFile,
+    message: Message,
+    attached: attaching.Attached | None,
+    questionnaire: Definition | None,
+    cohort_name: str,
+    sha256: str,
 ) -> batches.Submission:
     came_with = {} if attached is None else {"attachment": attached.file.as_dict()}
+    asks = {} if questionnaire is None else {"questionnaire": questionnaire.as_dict()}
     return batches.Submission(
         batch=file.batch,
         workspace=file.workspace,
@@ -119,6 +135,7 @@ def _submission(
                 "batch_file": file.model_dump(mode="json", exclude_none=True),
                 "message": message.as_dict(),
                 **came_with,
+                **asks,
             }
         ),
         cohort_name=cohort_name,

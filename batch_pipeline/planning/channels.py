@@ -11,9 +11,11 @@ import pyarrow as pa
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger.hashing import Hasher
 from batch_pipeline.planning.duck import literal, noted, notes, scan, write
-from batch_pipeline.planning.message import Message, value
+from batch_pipeline.planning.message import Message
 from batch_pipeline.rules.fragments import basic_fragments_sql, fragments_sql, sms_fragments
 
+NO_WORDS = ""
+"""In a ``Gap``: no field is lacking, but a text's conditions leave nothing of it, or its values make far too much."""
 _SHOWN_LINES = 20
 
 
@@ -49,13 +51,14 @@ def assign(  # noqa: PLR0913 - what a plan is made of
     nhs_number = "coalesce(r.current_number, p.nhs_number)" if superseded else "p.nhs_number"
     had = f"NOT r.begun AND ({_had(hasher, superseded=superseded)})" if already_had else "false"
     if message.unknown_fields:
-        characters = subject_characters = basic = "NULL::BIGINT"
-        sms = "NULL::VARCHAR"
+        texts, complete, characters, basic, sms = "", "false", "NULL::BIGINT", "NULL::BIGINT", "NULL::VARCHAR"
     else:
-        characters, subject_characters, basic, sms = (
-            message.characters_sql(), message.subject_characters_sql(), message.basic_sms_characters_sql(), message.sms_sql(),
+        texts, complete, characters, basic, sms = (
+            message.texts_sql(), message.complete_sql(), message.characters_sql(), message.basic_sms_characters_sql(),
+            message.counted_sms_sql(),
         )  # fmt: skip
-    con.execute(f"""
+    with message.functions(con):
+        con.execute(f"""
         CREATE TEMP TABLE addressed AS
         SELECT * EXCLUDE (sms), CASE WHEN fragments IS NULL THEN sms END AS sms FROM (
             SELECT line, nhs_number, path, rule, address, fallback_number, held_back, characters, complete, digest, sms,
@@ -64,18 +67,19 @@ def assign(  # noqa: PLR0913 - what a plan is made of
                     AS fragments
         FROM (
             SELECT *, CASE WHEN by_sms AND basic IS NULL THEN {sms} END AS sms FROM (
-                SELECT *, {characters} AS characters, {basic} AS basic,
-                    path = 'sms' OR fallback_number IS NOT NULL AS by_sms,
-                    {characters} IS NOT NULL AND (path <> 'email' OR {subject_characters} IS NOT NULL) AS complete,
+                SELECT *, {characters} AS characters, {basic} AS basic, {complete} AS complete,
                     {_of_a_patient(message)} AS digest
                 FROM (
-                    SELECT r.line, {nhs_number} AS nhs_number, r.path, r.rule, r.address, r.fallback_number, {had} AS held_back
-                        {message.values_sql()}
-                    FROM {scan(recipients)} r {message.joins(patients, cohort)}
+                    SELECT * {texts} FROM (
+                        SELECT r.line, {nhs_number} AS nhs_number, r.path, r.rule, r.address, r.fallback_number,
+                            r.path = 'sms' OR r.fallback_number IS NOT NULL AS by_sms, {had} AS held_back
+                            {message.values_sql()}
+                        FROM {scan(recipients)} r {message.joins(patients, cohort)}
+                    )
                 )
             )
         ))
-    """)
+        """)
     _ask_fragments(con)
     with noted(digest=_whole_digest(con, "addressed", message)):
         write(
@@ -137,22 +141,22 @@ def _ask_fragments(con: duckdb.DuckDBPyConnection) -> None:
 def gaps(
     con: duckdb.DuckDBPyConnection, channel_plan: Path, patients: Path, cohort: Path, message: Message
 ) -> list[Gap]:
-    """Fields without a value for some recipient who isn't held back, with the lines (SPEC 2.6)."""
+    """Fields without a value for some recipient who isn't held back, with the lines (SPEC 2.6); and ``NO_WORDS``."""
     incomplete = f"(FROM {scan(channel_plan)} WHERE NOT complete AND NOT held_back)"
     fields = [name for name in message.known_fields if name != "organisation_name"]
-    if not fields or con.sql(f"SELECT count(*) FROM {incomplete}").fetchall() == [(0,)]:
+    if con.sql(f"SELECT count(*) FROM {incomplete}").fetchall() == [(0,)]:
         return []
     found: list[Gap] = []
-    for name in fields:
-        missing = f"{value(name)} IS NULL"
-        seen = "true" if name in message.body.fields else "path = 'email'"
-        total, lines = con.sql(f"""
-            SELECT count(*), list(line ORDER BY line)[1:{_SHOWN_LINES}]
-            FROM (SELECT r.line, r.path {message.values_sql()} FROM {incomplete} r {message.joins(patients, cohort)})
-            WHERE {missing} AND {seen}
-        """).fetchall()[0]
-        if total:
-            found.append(Gap(name, total, lines))
+    with message.functions(con):
+        for what, lacks in (*((name, message.lacks_sql(name)) for name in fields), (NO_WORDS, message.wordless_sql())):
+            total, lines = con.sql(f"""
+                SELECT count(*), list(line ORDER BY line)[1:{_SHOWN_LINES}] FROM (
+                    SELECT r.line, r.path, r.path = 'sms' OR r.fallback_number IS NOT NULL AS by_sms {message.values_sql()}
+                    FROM {incomplete} r {message.joins(patients, cohort)}
+                ) WHERE {lacks}
+            """).fetchall()[0]
+            if total:
+                found.append(Gap(what, total, lines))
     return found
 
 
@@ -171,7 +175,8 @@ def queue(
 ) -> str:
     """``outgoing``: the plan's rows with all that the ledger's outbox takes, rendered anew; gives their whole digest."""
     hasher.prepare(con)
-    con.execute(f"""
+    with message.functions(con):
+        con.execute(f"""
         CREATE TEMP TABLE outgoing AS
         SELECT line, nhs_number, path, address, fallback_number, held_back, fragments,
             CASE path WHEN 'sms' THEN {message.sms_sql()} ELSE {message.text_sql()} END AS text,
@@ -185,5 +190,5 @@ def queue(
                 {message.values_sql()}
             FROM {scan(channel_plan)} r {message.joins(patients, cohort)}
         )
-    """)
+        """)
     return _whole_digest(con, "outgoing", message)

@@ -1,13 +1,14 @@
-"""A DuckDB connection for one stage: bounded memory, spilling beside the home's data, errors without cells."""
+"""DuckDB for the stages of a plan: bounded memory, spilling beside the home's data, errors without cells."""
 
 import errno
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
+from typing import NamedTuple
 
 import duckdb
 import pyarrow.parquet as pq
@@ -44,17 +45,22 @@ def notes(path: Path) -> dict[str, str]:
     return {key.decode(): value.decode() for key, value in kept.items() if not key.startswith(b"ARROW")}
 
 
+class Database(NamedTuple):
+    """A DuckDB in memory, and the folder in whose disk it spills."""
+
+    instance: duckdb.DuckDBPyConnection
+    scratch: Path
+
+
 @contextmanager
-def duck(scratch: Path, memory_limit: str = "700MB", threads: int | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A fresh in-memory connection that spills into ``scratch`` and is closed at the end, whatever happens.
+def database(scratch: Path, memory_limit: str = "700MB", threads: int | None = None) -> Iterator[Database]:
+    """An empty DuckDB in memory that spills into ``scratch`` and is closed at the end, whatever happens.
 
     Rows come in the order of an ORDER BY, or in any: to keep that of a file would cost a twentieth of the plan's time.
-
-    Raises ``SetWorkFailed`` in place of any ``duckdb.Error``, and for a full disk an ``OSError`` that says so.
     """
     scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
     with TemporaryDirectory(dir=scratch, prefix="spill-") as spill:
-        connection = duckdb.connect(
+        instance = duckdb.connect(
             config={
                 "memory_limit": memory_limit,
                 "temp_directory": spill,
@@ -62,16 +68,32 @@ def duck(scratch: Path, memory_limit: str = "700MB", threads: int | None = None)
                 "preserve_insertion_order": False,
             }
         )
-        if threads:
-            connection.execute(f"SET threads = {threads}")
+        with closing(instance):
+            if threads:
+                instance.execute(f"SET threads = {threads}")
+            yield Database(instance, scratch)
+
+
+@contextmanager
+def stage(of: Database) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection for one stage. Its tables are temporary ones, and gone at the end.
+
+    Raises ``SetWorkFailed`` in place of any ``duckdb.Error``, and for a full disk an ``OSError`` that says so.
+    """
+    with closing(of.instance.cursor()) as connection:
         try:
             yield connection
         except duckdb.Error as error:
             if says_full_disk(str(error)):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch)) from None
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(of.scratch)) from None
             raise SetWorkFailed(f"{type(error).__name__} in the set work of this stage") from None
-        finally:
-            connection.close()
+
+
+@contextmanager
+def duck(scratch: Path, memory_limit: str = "700MB", threads: int | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection for one stage to a database of its own."""
+    with database(scratch, memory_limit, threads) as own, stage(own) as connection:
+        yield connection
 
 
 def write(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:

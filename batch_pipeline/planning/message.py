@@ -5,16 +5,23 @@ carries one.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
+
+import duckdb
+from duckdb.func import FunctionNullHandling, PythonUDFType
 
 from batch_pipeline.planning.duck import literal, scan
-from batch_pipeline.rules import cells, links, names
-from batch_pipeline.rules.fragments import unless_blank_sql
+from batch_pipeline.planning.words import Words, value, words
+from batch_pipeline.rules import cells, links, names, paths
+from batch_pipeline.rules.conditional_text import ConditionalText, MissingValue, Writer, as_it_is
+from batch_pipeline.rules.fragments import downgrade, unless_blank_sql
 from batch_pipeline.rules.headings import FIELDS
-from batch_pipeline.rules.text import TextTemplate, compile_text
+from batch_pipeline.rules.text import AnyText, TextTemplate, compile_text
 
 _PATIENT_FIELDS = {
     "first_name": "p.first_name",
@@ -32,11 +39,6 @@ def _filled(column: str) -> str:
     return f"CASE WHEN NOT {cells.empty_sql(column)} THEN {cells.tidied_sql(column)} END"
 
 
-def value(field: str) -> str:
-    """The column of a field's value."""
-    return f'"value of {field}"'
-
-
 SAMPLE = {
     "first_name": "Alex",
     "surname": "Example",
@@ -49,16 +51,34 @@ SAMPLE = {
 """The made-up patient of every sample and test message: a plan's sample shows no real one's name."""
 
 
+_NO_WORDS = "(no words are left for the made-up patient)"
+_SENT = MappingProxyType(
+    {"email": "path = 'email'", "nhs_app": "path = 'nhs_app'", "sms": "by_sms", "subject": "path = 'email'"}
+)
+"""Which patients each text is sent to, over ``path`` and ``by_sms``."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A message as one patient would read it; its texts by path."""
+
+    subject: str
+    texts: Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class Message:
     """One batch's message, and the cohort columns that its fields may name (besides the patient's own)."""
 
-    body: TextTemplate
-    subject: TextTemplate
+    bodies: Mapping[str, AnyText]
+    """By path; the same for all where no channel has words of its own."""
+    subject: AnyText
     organisation_name: str
     cohort_columns: Sequence[str]
     link: str | None = None
     """The address that ``{{ link }}`` stands for, with a token still to come; none: the message carries no link."""
+    email_written: Writer = as_it_is
+    """How an email is queued: values as they are, or (``markdown.escaped``) so that none is read as Markdown."""
 
     @classmethod
     def of(
@@ -67,15 +87,21 @@ class Message:
         subject: str,
         organisation_name: str,
         cohort_columns: Sequence[str],
+        *,
+        bodies: Mapping[str, str] = MappingProxyType({}),
         link: str | None = None,
+        email_written: Writer = as_it_is,
     ) -> "Message":
-        """Compiles both texts; ``Refused`` for anything but plain ``{{ field }}``."""
+        """Compiles the texts; ``Refused`` for what isn't allowed in one. ``bodies``: words of a channel's own."""
+        common = compile_text(body, label="message.body")
+        own = {path: compile_text(words, label=f"message.bodies.{path}") for path, words in bodies.items()}
         return cls(
-            compile_text(body, label="message.body"),
+            {path: own.get(path, common) for path in paths.PATHS},
             compile_text(subject, label="message.subject"),
             organisation_name,
             cohort_columns,
             link,
+            email_written,
         )
 
     @cached_property
@@ -99,16 +125,21 @@ class Message:
         if self.link is None:
             return []
         found: list[str] = []
-        if links.FIELD not in self.body.fields:
-            found.append("the message carries a link, but its text doesn't say where: write {{ link }} into the text")
+        if any(links.FIELD not in text.shown_to_all for text in self.bodies.values()):
+            found.append(
+                "the message carries a link, but not every text of it shows the link to everyone: write {{ link }} into "
+                "the text, and into the words of each channel that has its own, outside of any condition"
+            )
+        if any(links.FIELD in text.filtered for text in self.bodies.values()):
+            found.append("{{ link }} has a filter, and an address that was changed leads nowhere: take the filter away")
         if links.FIELD in self.subject.fields:
             found.append("{{ link }} stands in the subject: write it into the text alone")
         return found
 
     @property
     def fields(self) -> set[str]:
-        """Every field that body and subject name."""
-        return {*self.body.fields, *self.subject.fields}
+        """Every field that a body or the subject names."""
+        return {name for text in self._texts.values() for name in text.fields}
 
     @property
     def unknown_fields(self) -> list[str]:
@@ -129,54 +160,144 @@ class Message:
             f", {unless_blank_sql(f'({self.columns[name]})')} AS {value(name)}" for name in self.known_fields
         )
 
-    def text_sql(self) -> str:
-        """The rendered body; NULL for a patient who lacks a field. Only while nothing is unknown, as all that follows."""
-        return self.body.sql(self._values)
+    @contextmanager
+    def functions(self, con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        """Inside, the connection has the functions that the expressions here call for texts with conditions."""
+        functions = {name: each for some in self._words.values() for name, each in some.functions().items()}
+        for name, each in functions.items():
+            con.create_function(
+                name,
+                each,
+                None,
+                "VARCHAR",
+                type=PythonUDFType.ARROW,
+                null_handling=FunctionNullHandling.SPECIAL,
+            )
+        try:
+            yield
+        finally:
+            for name in functions:
+                con.remove_function(name)
 
-    def subject_sql(self) -> str:
-        """The rendered subject; NULL for a patient who lacks a field."""
-        return self.subject.sql(self._values)
-
-    def sms_sql(self) -> str:
-        """The body as an SMS carries it: typographic characters brought down to GSM-7 where they can be."""
-        return self.body.sms_sql(self._values)
+    def texts_sql(self) -> str:
+        """The texts with conditions as columns, over values, ``path`` and ``by_sms``, for all but what is queued."""
+        return "".join(each.column_sql() for each in self._words.values())
 
     def characters_sql(self) -> str:
-        """Length of the body; NULL for a gap."""
-        return self.body.characters_sql(self._values)
+        """Length of the body; NULL for a gap. Only while nothing is unknown, as all that follows."""
+        return self._by_path({path: self._words[path].characters_sql() for path in paths.PATHS})
 
-    def subject_characters_sql(self) -> str:
-        """Length of the subject; NULL for a gap."""
-        return self.subject.characters_sql(self._values)
+    def complete_sql(self) -> str:
+        """Whether everything can be made that a patient is sent: the body, an email's subject, an SMS in the App's place."""
+        gaps = {role: self._words[role].characters_sql() for role in ("subject", "sms")}
+        sms = "" if self._has_common_words else f" AND (NOT by_sms OR {gaps['sms']} IS NOT NULL)"
+        return f"{self.characters_sql()} IS NOT NULL AND (path <> 'email' OR {gaps['subject']} IS NOT NULL){sms}"
+
+    def counted_sms_sql(self) -> str:
+        """The SMS as a network carries it, over ``texts_sql`` too."""
+        return self._words["sms"].counted_sms_sql()
 
     def basic_sms_characters_sql(self) -> str:
         """Length of the SMS where it is basic; NULL otherwise, and for a gap."""
-        return self.body.basic_sms_characters_sql(self._values)
+        return self._words["sms"].basic_characters_sql()
 
-    @property
-    def _values(self) -> dict[str, str]:
-        return {name: value(name) for name in self.known_fields}
+    def text_sql(self) -> str:
+        """The rendered body as it is queued; NULL for a patient who lacks a field."""
+        texts = {path: self._words[path].text_sql() for path in ("email", "nhs_app")}
+        return self._by_path({**texts, "sms": self.sms_sql()})
+
+    def sms_sql(self) -> str:
+        """The SMS as it is queued: typographic characters brought down to GSM-7 where they can be."""
+        return self._words["sms"].sms_sql()
+
+    def subject_sql(self) -> str:
+        """The rendered subject; NULL for a patient who lacks a field."""
+        return self._words["subject"].text_sql()
+
+    def lacks_sql(self, field: str) -> str:
+        """Whether something that a patient is sent can't be made for want of this field; over ``path`` and ``by_sms``."""
+        lacks = {
+            f"({_SENT[role]} AND {self._words[role].lacks_sql(field)})"
+            for role, text in self._texts.items()
+            if field in text.fields
+        }
+        return " OR ".join(sorted(lacks)) or "false"
+
+    def wordless_sql(self) -> str:
+        """Whether a text has no words left for a patient although no field is lacking; over ``path`` and ``by_sms``."""
+        return " OR ".join(each.wordless_sql() for each in self._words.values())
+
+    def may_ask_for(self, field: str) -> bool:
+        """Whether the field is of a text with conditions: there, whether it has a value may be asked."""
+        return any(isinstance(text, ConditionalText) and field in text.fields for text in self._texts.values())
 
     @property
     def templates_digest(self) -> str:
-        """Of both templates: with the fields' values it stands for the texts themselves."""
-        return hashlib.sha256(repr((self.body.pieces, self.subject.pieces)).encode()).hexdigest()
+        """Of all texts: with the fields' values it stands for what is sent itself."""
+        bodies = tuple(_content(text) for text in self.bodies.values())
+        said = (bodies[0] if self._has_common_words else bodies, _content(self.subject))
+        return hashlib.sha256(repr(said).encode()).hexdigest()
 
     def digested_sql(self) -> list[str]:
         """The fields' values, for a digest of all that is said to a patient."""
-        return [f"coalesce({column}, '')" for column in self._values.values()]
+        return [f"coalesce({value(name)}, '')" for name in self.known_fields]
 
     def joins(self, patients: Path, cohort: Path) -> str:
         """The FROM-terms that ``values_sql`` needs, joined to a relation with ``line``."""
         others = set(self.known_fields) - _PATIENT_FIELDS.keys() - self._link_column.keys() - {"organisation_name"}
         return f" JOIN {scan(patients)} p USING (line)" + (f" JOIN {scan(cohort)} c USING (line)" if others else "")
 
-    def sample(self) -> tuple[str, str]:
-        """Subject and body for the made-up patient; another column stands as its own name in angle quotes."""
-        values = {
+    def sample(self) -> Sample:
+        """As the made-up patient would read it; another column stands as its own name in angle quotes."""
+        shown = {role: _rendered(text, self._made_up, as_it_is) for role, text in self._texts.items()}
+        return Sample(shown.pop("subject"), shown)
+
+    def queued_sample(self, path: str) -> tuple[str, str]:
+        """Subject and body for the made-up patient as they would be queued."""
+        text = _rendered(self.bodies[path], self._made_up, self.email_written if path == "email" else as_it_is)
+        subject = _rendered(self.subject, self._made_up, as_it_is)
+        return subject, downgrade(text) if path == "sms" else text
+
+    @property
+    def _made_up(self) -> dict[str, str]:
+        return {
             **{name: f"‹{name}›" for name in self.fields},
             **SAMPLE,
             "organisation_name": self.organisation_name,
             **({} if self.link is None else {links.FIELD: self.link}),
         }
-        return self.subject.render(values), self.body.render(values)
+
+    @cached_property
+    def _texts(self) -> dict[str, AnyText]:
+        """By path, and the subject."""
+        return {**self.bodies, "subject": self.subject}
+
+    @cached_property
+    def _words(self) -> dict[str, Words]:
+        return {
+            role: words(text, self.email_written if role == "email" else as_it_is, role, _SENT[role])
+            for role, text in self._texts.items()
+        }
+
+    @property
+    def _has_common_words(self) -> bool:
+        return len(set(self.bodies.values())) == 1
+
+    @staticmethod
+    def _by_path(expressions: Mapping[str, str]) -> str:
+        """One expression where all are the same: a million lines needn't be asked for their path."""
+        if len(set(expressions.values())) == 1:
+            return expressions["sms"]
+        cases = " ".join(f"WHEN '{path}' THEN {expressions[path]}" for path in ("email", "nhs_app"))
+        return f"CASE path {cases} ELSE {expressions['sms']} END"
+
+
+def _content(text: AnyText) -> object:
+    return text.pieces if isinstance(text, TextTemplate) else text.source
+
+
+def _rendered(text: AnyText, values: Mapping[str, str], written: Writer) -> str:
+    try:
+        return text.render(values, written)
+    except MissingValue:
+        return _NO_WORDS

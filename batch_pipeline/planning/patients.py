@@ -284,7 +284,7 @@ def _write(con: duckdb.DuckDBPyConnection, cohort: Path, files: PatientFiles, to
                 WHEN 'date_of_birth_invalid' THEN b.problem END AS detail,
             c.nhs_number, {names.full_name_sql("c")} AS patient_name, c.date_of_birth
         FROM rejected r JOIN {scan(cohort)} c USING (line) JOIN mended m USING (line)
-        LEFT JOIN (SELECT raw, {dates.problem_sql("raw", today)} AS problem FROM births WHERE NOT {usual}) b
+        LEFT JOIN (SELECT raw, {dates.problem_sql("raw", "born", today)} AS problem FROM births WHERE NOT {usual}) b
             ON b.raw = c.date_of_birth
         ORDER BY r.line
     """,

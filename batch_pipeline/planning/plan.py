@@ -12,12 +12,13 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from batch_pipeline.planning.channels import Gap, digest_of, gaps, such
+from batch_pipeline.planning.channels import NO_WORDS, Gap, digest_of, gaps, such
 from batch_pipeline.planning.details import is_empty
 from batch_pipeline.planning.duck import notes, scan, write
-from batch_pipeline.planning.message import Message
+from batch_pipeline.planning.message import Message, Sample
 from batch_pipeline.rules import costs, paths, policy, reasons
 from batch_pipeline.rules import fragments as sms
+from batch_pipeline.rules.conditional_text import MOST
 from batch_pipeline.rules.rejections import REJECTIONS
 from batch_pipeline.rules.text import meant
 
@@ -77,7 +78,7 @@ class Sender:
     message_type: str
     questionnaire: str | None
     message_key: str
-    save_to_record: bool
+    snomed: Sequence[str]
     providers: Mapping[str, str]
     prices: costs.Prices
     problems: Sequence[str]
@@ -107,7 +108,6 @@ def draw_up(
     ]
     planned = costs.Sent(messages["email"], messages["nhs_app"], fragments["sms"])
     best, worst = costs.planned_cost(planned, fragments["nhs_app"], sender.prices)
-    subject, body = message.sample()
     return {
         **counted,
         "fragments": {"best": fragments["sms"], "worst": fragments["sms"] + fragments["nhs_app"]},
@@ -117,8 +117,10 @@ def draw_up(
         "finished_after_hours": policy.SMS_TIMEOUT / timedelta(hours=1) + (hours if messages["nhs_app"] else 0),
         "snapshot": {"state": snapshot.state, "as_of": snapshot.as_of},
         "providers": dict(sender.providers),
-        "samples": _samples(subject, body, counted["recipients"]),
+        "samples": _samples(message.sample(), counted["recipients"]),
         "message_key": sender.message_key,
+        # Only where there are some: so that the hash of a plan without any is what it was before there were codes in plans.
+        **({"snomed": list(sender.snomed)} if sender.snomed else {}),
         "message_type": sender.message_type,
         "workspace": sender.workspace,
         "warnings": _warnings(con, files, counted, snapshot, sender),
@@ -196,10 +198,7 @@ def _problems(con: duckdb.DuckDBPyConnection, files: PlanFiles, message: Message
     """Why this plan can't be approved, each with the lines and the mend."""
     if message.unknown_fields:
         return [fields_unknown(message)]
-    found = [
-        f"{{{{ {gap.what} }}}} has no value for {_people(gap)}: fill it in, or take the field out of the message"
-        for gap in gaps(con, files.channel_plan, files.patients, files.cohort, message)
-    ]
+    found = [_gap(gap, message) for gap in gaps(con, files.channel_plan, files.patients, files.cohort, message)]
     if found:
         return found
     limits = {
@@ -214,6 +213,17 @@ def _problems(con: duckdb.DuckDBPyConnection, files: PlanFiles, message: Message
         for what, condition in limits.items()
         if (gap := such(con, files.channel_plan, condition))
     ]
+
+
+def _gap(gap: Gap, message: Message) -> str:
+    if gap.what == NO_WORDS:
+        return (
+            f"the message has no words, or over {MOST:,} characters, for {_people(gap)}: give its conditions an {{% else %}}, "
+            "or shorten it"
+        )
+    ask = f", ask for it with {{% if {gap.what} %}}" if message.may_ask_for(gap.what) else ""
+    mend = f"fill it in{ask}, or take the field out of the message"
+    return f"{{{{ {gap.what} }}}} has no value for {_people(gap)}: {mend}"
 
 
 def fields_unknown(message: Message) -> str:
@@ -288,8 +298,6 @@ def _warnings(
         warnings.append(
             f"the workspace's switch self_book_ignores_email is off: {_by_sms(snapshot.switch, sender.prices)} more"
         )
-    if sender.save_to_record:
-        warnings.append("saving to the record is not yet done by this version")
     return warnings
 
 
@@ -307,12 +315,12 @@ def _sharing(con: duckdb.DuckDBPyConnection, patients: Path, column: str) -> int
     """).fetchall()[0][0]
 
 
-def _samples(subject: str, body: str, recipients: Mapping[str, int]) -> dict[str, dict[str, str]]:
+def _samples(sample: Sample, recipients: Mapping[str, int]) -> dict[str, dict[str, str]]:
     """The message as a made-up patient would get it, per channel of this plan and for the fallback."""
-    text = sms.downgrade(body)
+    text = sms.downgrade(sample.texts["sms"])
     shown = {
-        "email": {"subject": subject, "text": body},
-        "nhs_app": {"text": body},
+        "email": {"subject": sample.subject, "text": sample.texts["email"]},
+        "nhs_app": {"text": sample.texts["nhs_app"]},
         "sms": {"text": text, "fragments": str(sms.sms_fragments(text).parts)},
     }
     used = {path for path, n in recipients.items() if n}

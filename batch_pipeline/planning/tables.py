@@ -249,6 +249,23 @@ DISPATCH = _attempts("dispatch", "The same messages after sending: who took each
 RECEIPTS = _attempts("receipts", "Every attempt of the batch with what its provider has said of it so far.")
 FALLBACKS = _attempts("fallbacks", "The SMS that unread or failed App messages fell back to.")
 
+RECORDS = pa.DataFrameSchema(
+    {
+        "line": _column("INTEGER", "the line in the cohort; empty for a patient the ledger forgot", nullable=True),
+        "identifier": _column(TEXT, "of the FHIR resource; a message's is its reference", unique=True),
+        "resource_type": _column(TEXT, "FHIR's name of it"),
+        "chunk": _column(TEXT, "what it was written in; names a file of the record folder"),
+        "outcome": _column(
+            TEXT, "empty while it is being written", pa.Check.isin(["written", "refused"]), nullable=True
+        ),
+        "code": _column(TEXT, "why it was refused", nullable=True),
+        "noted_at": _column("TIMESTAMP WITH TIME ZONE", "when the record had it, or refused it", nullable=True),
+    },
+    name="records",
+    strict=True,
+    description="What of the batch is in patients' records, or was refused there: each message once.",
+)
+
 DELIVERY_METRICS = pa.DataFrameSchema(
     {
         "batch": _column(TEXT, "the batch"),
@@ -286,6 +303,7 @@ SCHEMAS = {
         DISPATCH,
         RECEIPTS,
         FALLBACKS,
+        RECORDS,
         DELIVERY_METRICS,
     )
 }

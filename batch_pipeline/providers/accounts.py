@@ -124,3 +124,9 @@ PROVIDERS: Mapping[str, Callable[[Workspace, bytes], Provider]] = MappingProxyTy
     {"nhs_notify": _nhs_notify, "govuk_notify": _govuk_notify, "smtp": _smtp}
 )
 """By the name that a workspace file gives; the bytes are the key under which mail carries our references."""
+
+TAKES_MARKDOWN = frozenset({"smtp"})
+"""Those that set an email's Markdown themselves, and so are handed values that none can take for marks.
+
+The others send their own layout, and get the text as it is.
+"""

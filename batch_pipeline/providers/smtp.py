@@ -41,6 +41,7 @@ from batch_pipeline.providers.protocol import (
     Recovery,
     RefusedMessage,
 )
+from batch_pipeline.rules import markdown
 
 Security = Literal["starttls", "tls", "none"]
 
@@ -434,12 +435,15 @@ class Smtp(Provider):
         email = EmailMessage(policy=SMTPUTF8)
         email["From"] = Address(_CONTROLS.sub(" ", account.from_name), addr_spec=account.from_address)
         email["To"] = _address(recipient)
-        email["Subject"] = _CONTROLS.sub(" ", message.subject or "").strip()
+        email["Subject"] = subject = _CONTROLS.sub(" ", message.subject or "").strip()
         email["Date"] = now.astimezone(UTC)
         email["Message-ID"] = f"<{token}@{account.message_id_domain}>"
         email["Auto-Submitted"] = "auto-generated"
         # Quoted-printable: lines that no server on the way has to break or recode.
-        email.set_content(_BARE_CONTROLS.sub("", message.text), charset="utf-8", cte="quoted-printable")
+        text = _BARE_CONTROLS.sub("", message.text)
+        email.set_content(markdown.plain(text), charset="utf-8", cte="quoted-printable")
+        page = markdown.page(text, subject)
+        email.add_alternative(page, subtype="html", charset="utf-8", cte="quoted-printable")
         return email
 
     def _sender(self, token: str) -> str:

@@ -83,9 +83,9 @@ def always_begins(number: Places, prefix: Places) -> bool:
     return len(prefix) <= len(number) and all(a <= b for a, b in zip(number, prefix, strict=False))
 
 
-def expression(numbers: Iterable[Places]) -> str:
-    """The sequences as one group for re or RE2, ASCII digits only."""
-    return "(?:" + "|".join(sorted({"".join(map(_class, number)) for number in numbers})) + ")"
+def expression(numbers: Iterable[Places], between: str = "") -> str:
+    """The sequences as one group for re or RE2, ASCII digits only, with the pattern ``between`` between their digits."""
+    return "(?:" + "|".join(sorted({between.join(map(_class, number)) for number in numbers})) + ")"
 
 
 def _class(digits: frozenset[str]) -> str:

@@ -100,9 +100,11 @@ def sql(column: str) -> str:
     END"""
 
 
-def problem_sql(column: str, today: date) -> str:
-    """Why the cell isn't a date of birth as of ``today``, as `parse` says; null for a valid one and for an empty one."""
-    found = sql(column)
+def problem_sql(column: str, found: str, today: date) -> str:
+    """Why the cell isn't a date of birth as of ``today``, as `parse` says; null for a valid one and for an empty one.
+
+    ``found`` is what `sql` makes of the cell, repeated here: give it a column.
+    """
     tidied = _tidied_sql(column)
     return f"""CASE
         WHEN {found} BETWEEN DATE '{FIRST_YEAR}-01-01' AND DATE '{today.isoformat()}' THEN NULL

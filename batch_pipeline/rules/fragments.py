@@ -5,7 +5,7 @@ expressions that agree with it. Tables after 3GPP TS 23.038 and alphagov/notific
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -59,20 +59,19 @@ Letters are never downgraded: a name with ``ŵ`` is sent as it is spelt, as UCS-
 """
 
 
-def _span(characters: str) -> str:
-    """A regular expression's class body for characters and ``a-z`` ranges, in a form Python's ``re`` may read."""
-    return "".join("-" if c == "-" else f"\\U{ord(c):08x}" for c in characters)
+def _points(characters: str) -> Iterator[int]:
+    """The code points of characters and ``a-z`` ranges."""
+    for first, last in re.findall("(.)(?:-(.))?", characters, re.DOTALL):
+        yield from range(ord(first), ord(last or first) + 1)
 
 
 def _re2_class(characters: str, *, ranges: bool = False) -> str:
-    """The same as a class body for RE2, DuckDB's regular expressions; ``-`` is a range only if asked for."""
+    """A class body for RE2, DuckDB's regular expressions, of characters; ``-`` is a range only if asked for."""
     return "".join("-" if c == "-" and ranges else f"\\x{{{ord(c):x}}}" for c in characters)
 
 
 _DOWNGRADE_MAP: Mapping[int, str] = {
-    point: becomes
-    for becomes, characters in DOWNGRADES
-    for point in map(ord, re.findall(f"[{_span(characters)}]", "".join(map(chr, range(0x10000)))))
+    point: becomes for becomes, characters in DOWNGRADES for point in _points(characters)
 }
 _ALL_DOWNGRADED = "".join(_re2_class(characters, ranges=True) for _, characters in DOWNGRADES)
 _INVISIBLE = " \n\f" + "".join(chr(point) for point, becomes in _DOWNGRADE_MAP.items() if not becomes.strip())

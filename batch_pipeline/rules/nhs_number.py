@@ -77,7 +77,7 @@ def normalised_sql(column: str) -> str:
     return f"""CASE
         WHEN regexp_full_match({column}, '[0-9]{{10}}') THEN {column}
         WHEN regexp_full_match({column}, '[0-9]{{3}}[ -][0-9]{{3}}[ -][0-9]{{4}}')
-            THEN concat({column}[1:3], {column}[5:7], {column}[9:12])
+            THEN concat(left({column}, 3), substr({column}, 5, 3), right({column}, 4))
         WHEN {cells.empty_sql(column)} THEN NULL
         WHEN regexp_full_match({bare}, {cells.quoted(_FLOAT)}) THEN split_part({bare}, '.', 1)
         WHEN regexp_full_match({bare}, '[0-9Oo]*') THEN replace(replace({bare}, 'O', '0'), 'o', '0')

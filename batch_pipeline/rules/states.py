@@ -192,6 +192,8 @@ SCHEDULED = "Scheduled"
 SENDING = "Sending"
 DONE = "Done"
 CANCELLED = "Cancelled"
+SAVING = "Saving"
+SAVED = "Saved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,19 +209,34 @@ class BatchFacts:
     """Every patient of the outbox has ended; true for an outbox without patients."""
     cancelled: bool
     paused: bool
+    saving: bool
+    """Some entry of it was claimed for the record."""
+    all_saved: bool
+    """Every message of it that was sent, or failed, is in the record."""
 
 
 def batch_status(known: BatchFacts) -> str:
-    """The label of SPEC 2.10. *Paused* stands beside it: see ``shown_status``."""
+    """The label of SPEC 2.10. *Paused* stands beside it: see ``shown_status``.
+
+    Delivery and saving are two facts. Delivery goes first: while it is under way, or was cancelled, the label tells of
+    that, however much is in the record already. When it is done, saving takes its place from the first entry on; a
+    batch that saves nothing stays as it is.
+    """
     if known.cancelled:
         return CANCELLED
     if known.outbox_written and known.all_ended:
-        return DONE
+        return _done(known)
     if known.begun:
         return SENDING
     if known.approved or known.outbox_written:
         return SCHEDULED
     return AWAITING_APPROVAL
+
+
+def _done(known: BatchFacts) -> str:
+    if not known.saving:
+        return DONE
+    return SAVED if known.all_saved else SAVING
 
 
 def shows_paused(known: BatchFacts) -> bool:
@@ -228,7 +245,7 @@ def shows_paused(known: BatchFacts) -> bool:
     Of a cancelled batch that was being sent, fallbacks may be left.
     """
     label = batch_status(known)
-    over = label == DONE or (label == CANCELLED and (known.all_ended or not known.outbox_written))
+    over = label in {DONE, SAVING, SAVED} or (label == CANCELLED and (known.all_ended or not known.outbox_written))
     return known.paused and not over
 
 

@@ -1,9 +1,9 @@
 """A message's text with its ``{{ first_name }}`` fields: read once, filled in for one patient or in SQL for all.
 
-SPEC 2.6. Jinja's lexer reads the text, so that fields look as people know them; nothing of Jinja's is
-ever run, and what it can do beside plain fields is refused. In SQL a text is a concatenation, never a chain
-of ``replace``: a name that reads ``{{ surname }}`` is sent as that. What a text takes as an SMS is counted in
-``fragments``.
+SPEC 2.6. Jinja's lexer reads the text, so that fields look as people know them. Of a text with plain fields nothing of
+Jinja's is ever run: in SQL it is a concatenation, never a chain of ``replace``, and a name that reads ``{{ surname }}``
+is sent as that. One with conditions or filters is another kind (``conditional_text``). What a text takes as an
+SMS is counted in ``fragments``.
 """
 
 import re
@@ -15,6 +15,7 @@ import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from batch_pipeline.errors import Refused
+from batch_pipeline.rules.conditional_text import ConditionalText, MissingValue, Writer, as_it_is, read_conditional
 from batch_pipeline.rules.fragments import (
     downgrade,
     downgrade_sql,
@@ -24,10 +25,9 @@ from batch_pipeline.rules.fragments import (
     unless_blank_sql,
 )
 
-_MEND = "write plain fields like {{ first_name }} and nothing else in {{ }}"
+_MEND = "write fields like {{ first_name }} or {{ first_name | title }} and nothing else in {{ }}"
 _PLAIN_FIELD = ["variable_begin", "name", "variable_end"]
 _BEYOND_FIELDS = {
-    "block_begin": "a block ({% … %})",
     "raw_begin": "a block ({% raw %})",
     "comment_begin": "a comment ({# … #})",
     "linecomment_begin": "a comment",
@@ -35,14 +35,6 @@ _BEYOND_FIELDS = {
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _STRAY_BRACES = re.compile(r"\{\s*\w+\s*\}|\{\{|\}\}")
 _LEXER = ImmutableSandboxedEnvironment(keep_trailing_newline=True, cache_size=0)
-
-
-class MissingValue(KeyError):
-    """A field of the text has no value for this patient. Holds the fields' names only."""
-
-    def __init__(self, fields: Collection[str]) -> None:
-        super().__init__(", ".join(fields))
-        self.fields = tuple(fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +62,16 @@ class TextTemplate:
         """The fields' names, each once, in the order in which they first occur."""
         return tuple(dict.fromkeys(piece.name for piece in self.pieces if isinstance(piece, Field)))
 
+    @property
+    def shown_to_all(self) -> frozenset[str]:
+        """The fields that every patient sees as they are: in a text without conditions and filters, all of them."""
+        return frozenset(self.fields)
+
+    @property
+    def filtered(self) -> frozenset[str]:
+        """The fields that a filter may change: none."""
+        return frozenset()
+
     def missing(self, available: Collection[str]) -> list[str]:
         """The fields that aren't among ``available``."""
         return [field for field in self.fields if field not in available]
@@ -78,11 +80,11 @@ class TextTemplate:
         """The fields that would leave a gap: no value, or nothing in it that a person sees."""
         return [field for field in self.fields if is_blank(values.get(field))]
 
-    def render(self, values: Mapping[str, str | None]) -> str:
-        """The text for one patient, values as they are. Raises ``MissingValue`` where a gap would be left."""
+    def render(self, values: Mapping[str, str | None], written: Writer = as_it_is) -> str:
+        """The text for one patient. Raises ``MissingValue`` where a gap would be left."""
         if gaps := self.without_value(values):
             raise MissingValue(gaps)
-        return "".join(p.text if isinstance(p, Literal) else str(values[p.name]) for p in self.pieces)
+        return "".join(p.text if isinstance(p, Literal) else written(str(values[p.name])) for p in self.pieces)
 
     def sql(self, columns: Mapping[str, str]) -> str:
         """``render`` as a DuckDB expression over the VARCHAR expressions in ``columns``: NULL where a gap would be left.
@@ -130,14 +132,18 @@ class TextTemplate:
         return f"CASE WHEN {basic} THEN {text.characters_sql(values)} END"
 
 
-def compile_text(source: str, *, label: str, first_line: int = 1) -> TextTemplate:
+AnyText = TextTemplate | ConditionalText
+
+
+def compile_text(source: str, *, label: str, first_line: int = 1) -> AnyText:
     r"""Read a text with ``{{ field }}`` places; line ends become ``\n``.
 
     ``label`` says where the text is from ("flu.md"), ``first_line`` on which of its lines it begins.
-    Raises ``Refused``, naming both, for anything else of Jinja's and for control characters.
+    Raises ``Refused``, naming both, for what isn't allowed of Jinja's and for control characters.
     """
     where = _Where(label, first_line)
-    if control := _CONTROL.search(source.replace("\r\n", "\n").replace("\r", "\n")):
+    source = source.replace("\r\n", "\n").replace("\r", "\n")
+    if control := _CONTROL.search(source):
         line = source[: control.start()].count("\n") + 1
         raise where.refused(line, "there is an invisible control character; take it out")
     try:
@@ -146,19 +152,30 @@ def compile_text(source: str, *, label: str, first_line: int = 1) -> TextTemplat
         raise where.refused(error.lineno, f"a field isn't closed or isn't readable; {_MEND}") from None
     pieces: list[Literal | Field] = []
     field: list[tuple[str, str]] = []
+    conditional = in_block = False
     for line, kind, value in tokens:
         if kind in _BEYOND_FIELDS:
             raise where.refused(line, f"{_BEYOND_FIELDS[kind]} isn't allowed; {_MEND}")
+        in_block = kind == "block_begin" or (in_block and kind != "block_end")
+        conditional = conditional or in_block
         if kind == "data":
             pieces.append(_plain_words(value, where, line))
-        elif kind != "whitespace":
+        elif not in_block and kind not in ("whitespace", "block_end"):
             field.append((kind, value))
         if kind == "variable_end":
-            pieces.append(_plain_field(field, where, line))
+            if _is_filtered(field):
+                conditional = True
+            else:
+                pieces.append(_plain_field(field, where, line))
             field = []
     if field:
         raise where.refused(tokens[-1][0], f"a field isn't closed; {_MEND}")
-    return TextTemplate(tuple(pieces))
+    return read_conditional(source, where.refused) if conditional else TextTemplate(tuple(pieces))
+
+
+def _is_filtered(tokens: list[tuple[str, str]]) -> bool:
+    """Whether a field begins as ``{{ name | …``: what follows is for ``read_conditional`` to judge."""
+    return [kind for kind, _ in tokens[:3]] == ["variable_begin", "name", "operator"] and tokens[2][1] == "|"
 
 
 def _plain_words(words: str, where: "_Where", line: int) -> Literal:

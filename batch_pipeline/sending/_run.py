@@ -66,7 +66,7 @@ class Run:
     steady: Callable[[], float]
     sleeps: Callable[[float], None] | None = None
     on_progress: Callable[[int, int], None] | None = None
-    after_chunk: Callable[[], object] | None = None
+    after_chunk: Callable[[int], object] | None = None
     before_post: Callable[[Chunk, Sequence[Message] | None], object] | None = None
     before_return: Callable[[Chunk], object] | None = None
     was_posted: Callable[[Chunk], bool] = lambda _: False
@@ -140,7 +140,7 @@ class Run:
                 self.too_large[held.chunk.channel] = 0
             self.tell(counted)
             if self.after_chunk is not None:
-                self.after_chunk()
+                self.after_chunk(told.refused)
 
     def tell(self, messages: int) -> None:
         """Tells of so many more messages that have an answer."""

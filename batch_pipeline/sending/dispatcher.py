@@ -58,7 +58,7 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
     steady: Callable[[], float] | None = None,
     sleep: Callable[[float], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-    after_chunk: Callable[[], object] | None = None,
+    after_chunk: Callable[[int], object] | None = None,
     before_post: Callable[[Chunk, Sequence[Message] | None], object] | None = None,
     before_return: Callable[[Chunk], object] | None = None,
     was_posted: Callable[[Chunk], bool] = lambda _: False,
@@ -80,7 +80,8 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
         steady: seconds by a clock that nobody sets, and that runs on while the machine sleeps.
         sleep: waits that many seconds; none: by the real clock.
         on_progress: told (messages answered, messages in all) now and then.
-        after_chunk: called each time a chunk's answer is on disk, once at a time; it may pause the batch.
+        after_chunk: called each time a chunk's answer is on disk, once at a time, with how many messages of it were
+            refused; it may pause the batch.
         before_post: called before each call for a chunk, under its lease, by the thread that posts it; with the chunk's
             messages, where they are at hand. What it raises keeps the chunk from being posted; ``ProviderStopped`` ends
             the channel.

@@ -13,6 +13,7 @@ from batch_pipeline.ledger import chunks, restored
 from batch_pipeline.ledger.chunks import Chunk, Message
 from batch_pipeline.ledger.dialects import one_of_texts
 from batch_pipeline.ledger.engine import Ledger
+from batch_pipeline.ledger.grouping import Grouped
 from batch_pipeline.ledger.journal import Entry, Journal, Kind, Noted, body_of
 from batch_pipeline.ledger.tables import attempts
 from batch_pipeline.ledger.unconfirmed import Unconfirmed
@@ -36,6 +37,7 @@ class Recorder:
 
     def __post_init__(self) -> None:
         self.watch = restored.Watch(self.ledger, self.journal)
+        self._tell = Grouped(self._tell_together)
 
     def before_post(self, chunk: Chunk, messages: Sequence[Message] | None) -> None:
         """On disk when this returns; ``ProviderStopped`` when it can't be, and then the chunk isn't to be posted.
@@ -48,16 +50,21 @@ class Recorder:
             return
         self._local.noted = self._local.doubtful = None
         try:
-            self._require_whole()
             if messages is None:
-                self._append("posted", chunk, _MESSAGES)
+                told = self._messages(chunk, _MESSAGES)
             else:
                 told = [Noted(message.line, message.patient, message.reference) for message in messages]
-                _write(self.journal, self.watch.writer, "posted", chunk, told)
+            self._tell(_entry(self.journal, self.watch.writer, "posted", chunk, told))
         except OSError as error:
             self._local.doubtful = (chunk.reference, chunk.fence)
             raise ProviderStopped(_unwritable(self.journal, error)) from None
         self._local.noted = (chunk.reference, chunk.fence)
+
+    def _tell_together(self, posts: Sequence[Entry]) -> int:
+        """What threads are about to post at the same time, with one look and one sync: both are after all of them came."""
+        self._require_whole()
+        self.journal.append(*posts)
+        return len(posts)
 
     def _require_whole(self) -> None:
         if missing := self.watch.missing():
@@ -85,17 +92,19 @@ class Recorder:
         this = (chunk.reference, chunk.fence)
         if getattr(self._local, "noted", None) == this:
             try:
-                self._append("returned", chunk, _UNTOLD)
+                self._return(chunk)
             except OSError as error:
                 raise Refused(_unwritable(self.journal, error)) from None
         elif getattr(self._local, "doubtful", None) == this:
             with suppress(OSError):
-                self._append("returned", chunk, _UNTOLD)
+                self._return(chunk)
 
-    def _append(self, kind: Kind, chunk: Chunk, query: sa.Select[Any]) -> None:
+    def _return(self, chunk: Chunk) -> None:
+        self.journal.append(_entry(self.journal, self.watch.writer, "returned", chunk, self._messages(chunk, _UNTOLD)))
+
+    def _messages(self, chunk: Chunk, query: sa.Select[Any]) -> list[Noted]:
         with self.ledger.read() as connection:
-            rows = connection.execute(query, {"of_chunk": chunk.reference}).all()
-        _write(self.journal, self.watch.writer, kind, chunk, [Noted(*row) for row in rows])
+            return [Noted(*row) for row in connection.execute(query, {"of_chunk": chunk.reference})]
 
 
 def record_not_sent(
@@ -113,7 +122,8 @@ def record_not_sent(
         # The journal knows them by the chunk that they were posted in.
         posted_in = replace(chunk, reference=reference.removesuffix(restored.APART))
         try:
-            _write(journal, writer, "not_sent", posted_in, [Noted(*row) for row in connection.execute(named)])
+            messages = [Noted(*row) for row in connection.execute(named)]
+            journal.append(_entry(journal, writer, "not_sent", posted_in, messages))
         except OSError as error:
             raise Refused(_unwritable(journal, error)) from None
 
@@ -122,20 +132,18 @@ def _unwritable(journal: Journal, error: OSError) -> str:
     return f"the claims journal {journal.folder} can't be written ({error.strerror}): mend its folder or disk"
 
 
-def _write(journal: Journal, writer: restored.Writer, kind: Kind, chunk: Chunk, messages: Iterable[Noted]) -> None:
-    journal.append(
-        Entry(
-            kind=kind,
-            ledger=writer.ledger,
-            key=writer.key,
-            batch=chunk.batch,
-            step=chunk.step,
-            channel=chunk.channel,
-            provider=chunk.provider,
-            chunk=chunk.reference,
-            fence=chunk.fence,
-            claimed_at=chunk.claimed_at,
-            written_at=journal.wall(),
-            body=body_of(messages),
-        )
+def _entry(journal: Journal, writer: restored.Writer, kind: Kind, chunk: Chunk, messages: Iterable[Noted]) -> Entry:
+    return Entry(
+        kind=kind,
+        ledger=writer.ledger,
+        key=writer.key,
+        batch=chunk.batch,
+        step=chunk.step,
+        channel=chunk.channel,
+        provider=chunk.provider,
+        chunk=chunk.reference,
+        fence=chunk.fence,
+        claimed_at=chunk.claimed_at,
+        written_at=journal.wall(),
+        body=body_of(messages),
     )

@@ -30,6 +30,7 @@ GRAPH: dict[str, tuple[str, set[str]]] = {
     "dispatch": ("dispatch", {"outbox"}),
     "receipts": ("receipts", {"dispatch"}),
     "fallbacks": ("fallback", {"receipts"}),
+    "records": ("records", {"receipts", "fallbacks"}),
     "delivery_metrics": ("reporting", {"receipts", "fallbacks"}),
 }
 REPORTS = {"non_contactable_report": {"non_contactable", "rejected_rows"}, "batch_report": {"delivery_metrics"}}
@@ -63,6 +64,7 @@ JOBS = {
     "dispatch": {"outbox", "dispatch"},
     "receipts": {"receipts"},
     "fallback": {"fallbacks"},
+    "records": {"records"},
     "report": {"delivery_metrics", "batch_report"},
     "app_accounts": {"nhs_app_accounts"},
 }
@@ -71,6 +73,7 @@ SENSORS = {
     "dispatch_sensor": "dispatch",
     "receipts_sensor": "receipts",
     "fallback_sensor": "fallback",
+    "records_sensor": "records",
     "report_sensor": "report",
 }
 

@@ -29,10 +29,10 @@ class Daemon:
                 "house": HouseResource(home=str(self.surgery.home.root)),
                 "clock": ClockResource(at=at.isoformat()),
             }
-            context = dg.build_sensor_context(
+            with dg.build_sensor_context(
                 instance=instance, cursor=self.cursors.get(sensor), definitions=defs, resources=resources
-            )
-            found = defs.resolve_sensor_def(sensor)(context)
+            ) as context:
+                found = defs.resolve_sensor_def(sensor)(context)
             assert isinstance(found, dg.SensorResult)
             self.cursors[sensor] = found.cursor or self.cursors.get(sensor)
             self.said = str(found.skip_reason.skip_message if found.skip_reason else "")
@@ -160,12 +160,13 @@ def test_a_cohort_that_is_refused_fails_its_run_with_the_sentence_and_waits_for_
 def test_a_whole_batch_by_the_sensors_alone(daemon: Daemon) -> None:
     """From the inbox to the final report; each sensor asks only when something is due, and once."""
     surgery = daemon.surgery
-    sensors = ("inbox_sensor", "dispatch_sensor", "receipts_sensor", "fallback_sensor", "report_sensor")
+    delivery = ("inbox_sensor", "dispatch_sensor", "receipts_sensor", "fallback_sensor")
+    sensors = (*delivery, "records_sensor", "report_sensor")
 
     def busy(at: datetime) -> dict[str, list[str]]:
         """What each sensor did, in the order of the pipeline; nothing twice."""
         did = {sensor: daemon.cycle(sensor, at) for sensor in sensors}
-        assert [daemon.cycle(sensor, at) for sensor in sensors] == [[]] * 5
+        assert [daemon.cycle(sensor, at) for sensor in sensors] == [[]] * 6
         return {sensor: batches for sensor, batches in did.items() if batches}
 
     reader, unread = by_sms(1), by_sms(2)
@@ -181,11 +182,14 @@ def test_a_whole_batch_by_the_sensors_alone(daemon: Daemon) -> None:
         instance.delete_dynamic_partition("batch", "flu")
     assert busy(T) == {"dispatch_sensor": ["flu"]}
     assert busy(T + SECOND) == {}
-    assert busy(T + hours(1)) == {"receipts_sensor": ["flu"]}
+    assert busy(T + hours(1)) == {"receipts_sensor": ["flu"], "records_sensor": ["flu"]}
     assert busy(T + hours(24) - SECOND) == {}
     assert busy(T + hours(24)) == {"fallback_sensor": ["flu"]}
     assert busy(T + hours(25)) == {"receipts_sensor": ["flu"], "report_sensor": ["flu"]}
-    surgery.status("flu", status="Done", delivered=3, fallback_sent=1)
+    surgery.status("flu", status="Saving", delivered=3, fallback_sent=1)
+    assert busy(T + hours(72) - SECOND) == {}
+    assert busy(T + hours(72)) == {"records_sensor": ["flu"]}
+    surgery.status("flu", status="Saved", delivered=3, fallback_sent=1)
     assert len(surgery.sent_once()) == 4
     assert len(surgery.report("flu", "outcomes.csv")) == 3
     assert busy(T + hours(1000)) == {}

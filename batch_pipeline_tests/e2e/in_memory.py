@@ -7,7 +7,7 @@ surgeries ``on_disk``.
 
 import itertools
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from dagster._core.instance import InstanceType
 from dagster._core.launcher.sync_in_memory_run_launcher import SyncInMemoryRunLauncher
 from dagster._core.run_coordinator import DefaultRunCoordinator
 from dagster._core.storage.event_log import InMemoryEventLogStorage
-from dagster._core.storage.event_log.schema import SqlEventLogStorageMetadata
+from dagster._core.storage.event_log.schema import AssetKeyTable, SqlEventLogStorageMetadata
 from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 from dagster._core.storage.root import LocalArtifactStorage
 from dagster._core.storage.runs import InMemoryRunStorage
@@ -37,6 +37,7 @@ class _Events(InMemoryEventLogStorage):
     def __init__(self) -> None:
         super().__init__()
         self._thread = threading.get_ident()
+        self._batches: dict[str, frozenset[str]] = {}
 
     @contextmanager
     def _connect(self) -> Iterator[sa.Connection]:
@@ -50,6 +51,25 @@ class _Events(InMemoryEventLogStorage):
     def has_table(self, table_name: str) -> bool:
         """All are made with the storage, and none is dropped."""
         return table_name in SqlEventLogStorageMetadata.tables
+
+    def has_asset_key_col(self, column_name: str) -> bool:
+        """As ``has_table``: an older Dagster's tables, which lack columns, are never here."""
+        return column_name in AssetKeyTable.columns
+
+    # Dagster asks whether a batch is a partition fifty times a run.
+
+    def has_dynamic_partition(self, partitions_def_name: str, partition_key: str) -> bool:
+        if partitions_def_name not in self._batches:
+            self._batches[partitions_def_name] = frozenset(self.get_dynamic_partitions(partitions_def_name))
+        return partition_key in self._batches[partitions_def_name]
+
+    def add_dynamic_partitions(self, partitions_def_name: str, partition_keys: Sequence[str]) -> None:
+        super().add_dynamic_partitions(partitions_def_name, partition_keys)
+        self._batches.pop(partitions_def_name, None)
+
+    def delete_dynamic_partition(self, partitions_def_name: str, partition_key: str) -> None:
+        super().delete_dynamic_partition(partitions_def_name, partition_key)
+        self._batches.pop(partitions_def_name, None)
 
 
 def dagster_in(folder: Path) -> dg.DagsterInstance:

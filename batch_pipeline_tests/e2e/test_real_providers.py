@@ -111,7 +111,9 @@ def test_a_batch_goes_by_three_providers_and_hears_of_it_through_the_gateway(tow
     surgery.send(surgery.batch("flu", [EMAILED, READS, UNREAD, TEXTED, TEXT_FAILS]))
     (letter,) = town.mail.journal
     assert letter.message["To"] == EMAILED.email
-    assert "your flu vaccination is ready" in letter.message.get_content()
+    parts = list(letter.message.iter_parts())
+    assert [part.get_content_subtype() for part in parts] == ["plain", "html"]
+    assert all("your flu vaccination is ready" in part.get_content() for part in parts)
     assert town.taken() == [f"flu:{line}:primary" for line in range(3, 7)]
     assert {taken.nhs_number for taken in town.notify.journal} == {READS.nhs, UNREAD.nhs}
     surgery.status("flu", emailed=1, awaiting=4)

@@ -1,8 +1,11 @@
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from typing_extensions import override
 
 from batch_pipeline.ledger import audit, batches, breaker, controls
 from batch_pipeline.ledger.breaker import Breaker
@@ -147,16 +150,46 @@ def test_all_are_counted_again_only_when_the_share_could_be_beyond(
         return tally(connection, batch, channel, since)
 
     monkeypatch.setattr(breaker, "_tally", count)
-    watch = Breaker(sent, BATCH, BreakerRule(share=0.2, least=5))
+    steady = [100.0]
+    watch = Breaker(sent, BATCH, BreakerRule(share=0.2, least=5), lambda: steady[0])
+
+    def after_a_second(refused: int = 0) -> breaker.Pause | None:
+        steady[0] += 1
+        return watch.after_chunk(refused, NOW)
+
     _fail(sent, 2)
-    assert (watch.after_chunk(NOW), counted) == (None, [])
+    assert (after_a_second(), counted) == (None, [])
     _fail(sent, 3)
     set_attempts(sent, {"delivered_at": NOW}, line=2)
-    assert (watch.after_chunk(NOW), counted) == (None, ["sms"])
-    assert (watch.after_chunk(NOW), counted) == (None, ["sms"])
+    assert (after_a_second(), counted) == (None, ["sms"])
+    assert (after_a_second(), counted) == (None, ["sms"])
     _fail(sent, 4)
     set_attempts(sent, {"delivered_at": None}, line=2)
-    pause = watch.after_chunk(NOW)
+    pause = after_a_second()
     assert counted == ["sms", "sms"]
+    assert pause is not None
+    assert pause.because == "3 of 10 messages by SMS failed, more than 20 %"
+
+
+def test_between_its_looks_a_run_that_knows_of_too_few_refusals_asks_nothing(sent: Ledger) -> None:
+    looks: list[int] = []
+
+    class Read(Ledger):
+        @override
+        @contextmanager
+        def read(self) -> Generator[sa.Connection]:
+            looks.append(len(looks))
+            with super().read() as connection:
+                yield connection
+
+    watch = Breaker(Read(sent._engine), BATCH, BreakerRule(share=0.2, least=5), lambda: 100.0)
+    assert watch.after_chunk(0, NOW) is None
+    assert looks, "the first time: others may have died before they asked"
+    looks.clear()
+    _fail(sent, 2, 3, 4)
+    assert (watch.after_chunk(0, NOW), looks) == (None, []), "others' failures wait for the second to end"
+    assert (watch.after_chunk(1, NOW), looks) == (None, []), "one of five isn't too many"
+    pause = watch.after_chunk(1, NOW)
+    assert looks
     assert pause is not None
     assert pause.because == "3 of 10 messages by SMS failed, more than 20 %"

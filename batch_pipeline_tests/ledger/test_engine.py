@@ -38,6 +38,7 @@ def test_a_file_that_was_readable_by_others_is_no_longer(tmp_path: Path) -> None
     ("pragma", "value"), [("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1), ("busy_timeout", 300_000)]
 )
 @on_sqlite_alone
+@pytest.mark.usefixtures("awaited_disks")
 def test_what_is_committed_is_on_disk_and_processes_wait_for_each_other(
     ledger: Ledger, pragma: str, value: object
 ) -> None:

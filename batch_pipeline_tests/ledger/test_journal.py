@@ -1,5 +1,6 @@
 """The claims journal: what is written is there after any death, and nothing else is believed."""
 
+import hashlib
 import os
 from dataclasses import replace
 from datetime import timedelta
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from batch_pipeline.errors import Refused
 from batch_pipeline.ledger.journal import Entry, Journal, Noted, body_of
 from batch_pipeline_tests.ledger.given import BATCH, NOW, patient
 from batch_pipeline_tests.processes import CONTEXT
@@ -108,6 +110,25 @@ def test_a_line_that_isnt_as_it_was_written_is_told_of(tmp_path: Path) -> None:
     path = only_file(tmp_path)
     path.write_bytes(path.read_bytes().replace(b'"fence":1', b'"fence":7'))
     assert fences(writing) == [None, 2]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"kind":"posted"', b'"kind":"posted","more":1'),
+        (b'"kind":"posted"', b'"kind":"shelved"'),
+        (b'"fence":1,', b""),
+    ],
+    ids=["says more", "says something else", "says less"],
+)
+def test_a_line_of_another_version_is_refused_in_one_sentence(tmp_path: Path, old: bytes, new: bytes) -> None:
+    journal(tmp_path).append(ENTRY)
+    path = only_file(tmp_path)
+    content = path.read_bytes().replace(old, new).rpartition(b"\t")[0]
+    path.write_bytes(content + b"\t" + hashlib.blake2b(content, digest_size=8).hexdigest().encode() + b"\n")
+    with pytest.raises(Refused, match="another version of this software has written to the claims journal") as refused:
+        fences(journal(tmp_path))
+    assert str(path) in str(refused.value)
 
 
 def append_many(folder: Path, number: int) -> None:

@@ -1,12 +1,14 @@
 """What is put back of which message, and when a journal isn't believed."""
 
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from typing_extensions import override
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import audit, controls, outbox, restored
@@ -31,6 +33,7 @@ from batch_pipeline_tests.ledger.given import (
 )
 from batch_pipeline_tests.ledger.waiting import assert_nobody_waits_for_ever
 from batch_pipeline_tests.ledgers import on_postgresql_alone, on_sqlite_alone
+from batch_pipeline_tests.sending.copies import Copy, copy_of, restore
 
 KEEP = timedelta(days=90)
 
@@ -345,7 +348,7 @@ def test_a_journal_that_isnt_whole_holds_the_ledger_until_it_is_or_is_done_witho
     elif fault == "damaged":
         path.write_bytes(whole + whole.replace(b'"fence":1', b'"fence":2'))
     else:
-        journal.discard([], "2026-09-01")
+        journal.discard([], "2026-10-01")
     hold = look(ledger, journal)
     assert hold is not None
     assert "put the journal back" in hold.because
@@ -375,6 +378,35 @@ def test_files_that_are_old_enough_go_and_the_ledger_knows(ledger: Ledger, tmp_p
     assert sorted(name.removeprefix("journal/") for name in known) == list(journal.files())
 
 
+@pytest.mark.parametrize("gone_by_hand", [False, True])
+def test_what_a_later_ledger_threw_away_is_no_fault_for_one_that_knew_it_all(
+    ledger: Ledger, tmp_path: Path, gone_by_hand: bool
+) -> None:
+    """Else no copy of before the last time that something was thrown away, which is each day, could be reconciled."""
+    queue(ledger, lines(3))
+    begin(ledger, 2)
+    for day in (0, 1, 2, 91):
+        journal = _sent_on(ledger, tmp_path / "claims", day)
+    copy = copy_of(ledger)
+    for day in (92, 93):
+        journal = _sent_on(ledger, tmp_path / "claims", day)
+    assert journal.pruned == "2026-10-02"
+    note(ledger, journal, of(3, 4))
+    restore(ledger, copy)
+    if gone_by_hand:
+        next(iter(journal.folder.glob("2026-10-03*"))).unlink()
+    hold = look(ledger, journal)
+    assert hold is not None
+    assert "1 chunks that the ledger doesn't know" in hold.because
+    assert ("gone or shorter" in hold.because) == gone_by_hand
+    done = put_back(ledger, journal)
+    assert (done.messages, done.released) == (2, not gone_by_hand)
+    if not gone_by_hand:
+        assert look(ledger, journal) is None
+        with ledger.read() as connection:
+            assert set(restored._seen(connection)) == set(journal.files())
+
+
 def test_reconciling_a_ledger_that_nobody_looked_at_pauses_it_too(ledger: Ledger, journal: Journal) -> None:
     queue(ledger, lines(3))
     note(ledger, journal, of(2))
@@ -400,6 +432,149 @@ def test_a_persons_word_that_the_journal_isnt_whole_goes_before_what_the_journal
     assert (done.messages, done.released) == (1, False)
 
 
+# Servers that fail over -----------------------------------------------------------------------------------------------
+
+
+class FailsOver(Ledger):
+    """Before its next write another server has it, which lags behind."""
+
+    copy: Copy | None
+
+    @classmethod
+    def of(cls, ledger: Ledger, copy: Copy) -> "FailsOver":
+        made = cls(ledger._engine)
+        made.copy = copy
+        return made
+
+    @override
+    @contextmanager
+    def write(self) -> Generator[sa.Connection]:
+        self.fail_over()
+        with super().write() as connection:
+            yield connection
+
+    def fail_over(self) -> None:
+        if self.copy is not None:
+            copy, self.copy = self.copy, None
+            restore(self, copy)
+            self.other_server()
+
+    other_server: Callable[[], object] = staticmethod(lambda: None)
+
+
+@pytest.fixture
+def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], object]]:
+    """Lets another server answer from now on: as the moment since when it runs tells."""
+    since = iter(NOW + timedelta(days=day) for day in range(9))
+
+    def other() -> None:
+        told = sa.literal(next(since).isoformat(), sa.Text())
+        monkeypatch.setattr(restored, "serving_since", lambda _: told)
+        restored._known_statement.cache_clear()
+
+    other()
+    yield other
+    restored._known_statement.cache_clear()
+
+
+def test_a_server_that_takes_over_after_a_look_is_looked_at_anew(
+    ledger: Ledger, journal: Journal, servers: Callable[[], object]
+) -> None:
+    """What was remembered of the look, on the other server, would hide what that one has forgotten."""
+    queue(ledger, lines(3))
+    assert look(ledger, journal) is None
+    copy = copy_of(ledger)
+    begin(ledger, 2)
+    ((chunk,), *_) = attempt_rows(ledger, "chunk", line=2)
+    note(ledger, journal, of(2), str(chunk))
+    failing = FailsOver.of(ledger, copy)
+    failing.other_server = servers
+    look(failing, journal)
+    assert failing.copy is None
+    hold = look(ledger, journal)
+    assert hold is not None
+    assert "has 1 chunks that the ledger doesn't know" in hold.because
+
+
+@pytest.mark.parametrize("seen_before", ["by the dispatch", "by the look before it"])
+def test_a_dispatch_looks_anew_where_another_server_has_taken_over(
+    ledger: Ledger, journal: Journal, servers: Callable[[], object], seen_before: str
+) -> None:
+    """That a chunk was there, on the server before, tells nothing of this one."""
+    queue(ledger, lines(3))
+    assert look(ledger, journal) is None
+    watch = restored.Watch(ledger, journal)
+    copy = copy_of(ledger)
+    begin(ledger, 2)
+    ((chunk,), *_) = attempt_rows(ledger, "chunk", line=2)
+    note(ledger, journal, of(2), str(chunk))
+    if seen_before == "by the look before it":
+        assert look(ledger, journal) is None
+        watch = restored.Watch(ledger, journal)
+    assert watch.missing() == set()
+    restore(ledger, copy)
+    servers()
+    assert watch.missing() == {chunk}
+    assert watch.missing() == {chunk}
+
+
+def test_a_post_that_was_seen_before_the_dispatch_began_is_known_to_one_whose_ledger_went_back_since(
+    ledger: Ledger, journal: Journal
+) -> None:
+    """To a moment when that chunk waited."""
+    queue(ledger, lines(3))
+    assert look(ledger, journal) is None
+    begin(ledger, 2)
+    ((chunk,), *_) = attempt_rows(ledger, "chunk", line=2)
+    copy = copy_of(ledger)
+    note(ledger, journal, of(2), str(chunk))
+    assert look(ledger, journal) is None
+    watch = restored.Watch(ledger, journal)
+    assert not watch.knows(str(chunk))
+    restore(ledger, copy)
+    assert watch.knows(str(chunk))
+
+
+def test_servers_that_answer_by_turns_end_the_dispatch(
+    ledger: Ledger, journal: Journal, servers: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue(ledger, lines(3))
+    watch, files = restored.Watch(ledger, journal), journal.files
+    monkeypatch.setattr(journal, "files", lambda: (servers(), files())[1])
+    with pytest.raises(Refused, match="let LEDGER_URL name one"):
+        watch.missing()
+
+
+def test_while_the_ledger_is_let_go_nobody_holds_it_again(
+    ledger: Ledger, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue(ledger, lines(3))
+    assert look(ledger, journal) is None
+    _pause(ledger)
+    assert look(ledger, journal) is None
+    forgotten, known = restored._last_decision(ledger), restored._has_decision
+    monkeypatch.setattr(restored, "_has_decision", lambda con, noted: noted != forgotten and known(con, noted))
+    assert look(ledger, journal) is not None
+    release = controls.release
+    others = list[Hold | None]()
+
+    @contextmanager
+    def watched(self: Ledger) -> Generator[sa.Connection]:
+        with write(self) as connection:
+            yield connection
+        if not others and released:
+            others.append(None)
+            others[0] = look(self, journal)
+
+    write, released = Ledger.write, list[str]()
+    monkeypatch.setattr(Ledger, "write", watched)
+    monkeypatch.setattr(controls, "release", lambda *given: (released.append("now"), release(*given)))
+    assert put_back(ledger, journal).released
+    assert others == [None]
+    with ledger.read() as connection:
+        assert controls.held(connection) is None
+
+
 # What was decided ----------------------------------------------------------------------------------------------------
 
 
@@ -416,8 +591,7 @@ def test_a_ledger_that_has_forgotten_what_was_decided_is_held_too(
     assert look(ledger, journal) is None
     _pause(ledger)
     assert look(ledger, journal) is None
-    with ledger.read() as connection:
-        forgotten = restored._last_decision(connection)
+    forgotten = restored._last_decision(ledger)
     # Nothing can be deleted of the audit: a ledger that went back is one that doesn't have the entry.
     known = restored._has_decision
     monkeypatch.setattr(
@@ -540,8 +714,8 @@ def test_a_slow_look_does_not_note_an_earlier_decision_over_a_later_one(
     queue(ledger, lines(1))
     last = restored._last_decision
 
-    def slow(connection: sa.Connection) -> str | None:
-        found = last(connection)
+    def slow(ledger: Ledger) -> str | None:
+        found = last(ledger)
         monkeypatch.undo()
         with ledger.write() as other:
             controls.pause(other, BATCH, "Dr Grey", None, NOW)

@@ -39,6 +39,11 @@ def test_checking_keeps_nothing_and_sends_nothing(surgery: Surgery) -> None:
         pytest.param({"colour": "red"}, "colour", id="unknown key"),
         pytest.param({"message": {"body": "Dear {{ first_name"}}, "message.body", id="unclosed field"),
         pytest.param({"message": {"body": None, "template": "nope"}}, "nope", id="unknown template"),
+        pytest.param(
+            {"message": {"type": "questionnaire", "questionnaire": "bp7"}},
+            "there are bmi, bp_4_day",
+            id="questionnaire",
+        ),
         pytest.param({"approval": "maybe"}, "approval", id="a value that isn't allowed"),
     ],
 )

@@ -1,6 +1,7 @@
 """Files come into the inbox whole, or not at all."""
 
 import errno
+import json
 import os
 import shutil
 import time
@@ -12,7 +13,7 @@ import pytest
 from batch_pipeline.errors import Refused
 from batch_pipeline.operations import submission
 from batch_pipeline.operations.inbox import look
-from batch_pipeline_tests.e2e.surgery import Surgery, by_sms
+from batch_pipeline_tests.e2e.surgery import Surgery, T, by_sms
 
 
 @pytest.mark.parametrize("copied", ["flu.csv", "flu.yaml"])
@@ -83,3 +84,38 @@ def test_what_a_killed_submission_left_half_copied_is_taken_away(surgery: Surger
     assert not left.exists()
     assert under_way.exists()
     assert others.exists()
+
+
+def asking(surgery: Surgery, questionnaire: str) -> Path:
+    message = {"type": "questionnaire", "questionnaire": questionnaire}
+    return surgery.batch("bp", [by_sms(1)], message=message, folder=surgery.home.inbox)
+
+
+def test_an_unknown_questionnaire_is_refused_at_submit_with_the_known_ones_and_nothing_is_kept(
+    surgery: Surgery, tmp_path: Path
+) -> None:
+    spec = asking(surgery, "bp_5_day")
+    with pytest.raises(Refused, match=r'there is no questionnaire "bp_5_day" in .*; there are bmi, bp_4_day, bp_7_day'):
+        submission.take_in(surgery.house, "bp", spec.name, tmp_path, T)
+    assert surgery.done("status", "--json").json == []
+    assert not surgery.home.kept_questionnaires.exists()
+
+
+def test_a_batch_asks_what_its_questionnaire_was_when_it_was_submitted(surgery: Surgery, tmp_path: Path) -> None:
+    spec = asking(surgery, "bp_4_day")
+    submission.take_in(surgery.house, "bp", spec.name, tmp_path, T)
+    there = surgery.home.questionnaires / "bp_4_day.json"
+    there.write_text(there.read_text("utf-8").replace("Day 1", "First day"), encoding="utf-8")
+    house = surgery.house
+    form = house.form(house.submitted("bp"))
+    assert form is not None
+    assert (form.id, form.pages[0].title, len(form.pages)) == ("bp_4_day", "Day 1", 4)
+    assert json.loads(house.submitted("bp").row.spec)["questionnaire"]["version"] == "1"
+    [kept] = surgery.home.kept_questionnaires.iterdir()
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_batch_without_a_questionnaire_asks_nothing(surgery: Surgery, tmp_path: Path) -> None:
+    spec = surgery.batch("flu", [by_sms(1)], folder=surgery.home.inbox)
+    submission.take_in(surgery.house, "flu", spec.name, tmp_path, T)
+    assert surgery.house.form(surgery.house.submitted("flu")) is None

@@ -23,6 +23,7 @@ from batch_pipeline.planning.duck import scan
 from batch_pipeline.planning.message import Message
 from batch_pipeline.planning.patients import PatientFiles, Sorted, sort_lines
 from batch_pipeline.planning.plan import PlanFiles, Sender, Snapshot, draw_up, plan_hash
+from batch_pipeline.rules.conditional_text import Writer, as_it_is
 from batch_pipeline.rules.costs import Prices
 from batch_pipeline_tests.ledger.given import HASHER, nhs_number
 
@@ -148,6 +149,8 @@ class Planned:
     problems: Sequence[str] = ()
     looked_up: Sequence[LookedUp] = ()
     link: str | None = None
+    bodies: Mapping[str, str] = field(default_factory=dict[str, str])
+    email_written: Writer = as_it_is
 
     @property
     def files(self) -> PlanFiles:
@@ -201,7 +204,15 @@ class Planned:
     def message(self) -> Message:
         assert self.read
         columns = [row[0] for row in connection().sql(f"DESCRIBE FROM {scan(self.files.cohort)}").fetchall()]
-        return Message.of(self.body, self.subject, self.organisation_name, columns, self.link)
+        return Message.of(
+            self.body,
+            self.subject,
+            self.organisation_name,
+            columns,
+            bodies=self.bodies,
+            link=self.link,
+            email_written=self.email_written,
+        )
 
     @cached_property
     def assigned(self) -> Path:
@@ -227,7 +238,7 @@ class Planned:
             message_type=self.message_type,
             questionnaire=self.questionnaire,
             message_key="body:1",
-            save_to_record=False,
+            snomed=(),
             providers=dict.fromkeys(("email", "nhs_app", "sms"), "simulator"),
             prices=self.prices,
             problems=self.problems,

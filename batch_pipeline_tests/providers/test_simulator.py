@@ -51,6 +51,11 @@ def test_it_says_what_it_is(tmp_path: Path) -> None:
     assert (simulator.name, simulator.recovery, simulator.limits.messages) == ("simulator", Recovery.DEDUPLICATES, 1000)
 
 
+@pytest.mark.usefixtures("awaited_disks")
+def test_what_it_has_accepted_is_on_disk(tmp_path: Path) -> None:
+    assert Simulator(tmp_path / "s.sqlite")._store().execute("PRAGMA synchronous").fetchone() == (2,)
+
+
 def test_every_acceptance_stands_in_the_journal(tmp_path: Path) -> None:
     simulator = Simulator(tmp_path / "s.sqlite")
     assert simulator.send("c1", messages(2), NOW) == Answer()

@@ -1,4 +1,6 @@
+import html
 import random
+import re
 import socket
 import threading
 import time
@@ -26,6 +28,7 @@ from batch_pipeline.providers.protocol import (
     Unfinished,
 )
 from batch_pipeline.providers.smtp import Smtp, SmtpAccount
+from batch_pipeline.rules.markdown import escaped
 from batch_pipeline_tests.providers.mail_server import (
     PASSWORD,
     USERNAME,
@@ -55,7 +58,7 @@ ACCOUNT = SmtpAccount(
     timeout=timedelta(seconds=10),
 )
 ADDRESS = "patient17@example.test"
-LARGE = "A very long text, that no buffer between us can hold. \n" * 150_000
+LARGE = (("A very long text, that no buffer between us can hold. " * 1_000) + "\n") * 60
 
 
 def message(line: int = 17, **changes: Any) -> OutgoingMessage:
@@ -75,7 +78,14 @@ def send(mail: Smtp, to_send: OutgoingMessage | None = None) -> Answer:
 
 
 def body(taken: Taken) -> str:
-    return taken.message.get_content().replace("\r\n", "\n")
+    """The plain text."""
+    return part(taken, "plain")
+
+
+def part(taken: Taken, subtype: str) -> str:
+    found = taken.message.get_body((subtype,))
+    assert found is not None
+    return found.get_content().replace("\r\n", "\n")
 
 
 def failure(server: MailServer, outcome: type[Unfinished], text: str = "", **changes: Any) -> Unfinished:
@@ -191,11 +201,27 @@ def test_the_message_as_it_arrives() -> None:
     assert arrived["Subject"] == ("Ihre Grippeimpfung – naïve ☺ " * 5).strip()
     assert arrived["Date"].datetime == NOW
     assert arrived["Auto-Submitted"] == "auto-generated"
-    assert arrived.get_content_type() == "text/plain"
-    assert arrived.get_content_charset() == "utf-8"
+    assert arrived.get_content_type() == "multipart/alternative"
+    kinds = [(each.get_content_type(), each.get_content_charset()) for each in arrived.iter_parts()]
+    assert kinds == [("text/plain", "utf-8"), ("text/html", "utf-8")]
     assert body(taken) == text + "\n"
+    assert "<p>Dear Zoë,</p>" in part(taken, "html")
     assert taken.content.isascii()
     assert max(map(len, taken.content.split(b"\r\n"))) <= 998
+
+
+def test_a_value_is_the_same_in_the_html_and_in_the_plain_text() -> None:
+    name = "*Zo_e* <b>1.</b> [x](https://evil.example)"
+    text = f"Dear {escaped(name)},\n\nplease **ring** us."
+    with MailServer() as server, provider(server) as mail:
+        send(mail, message(text=text, subject="<Your> flu jab"))
+    (taken,) = server.journal
+    assert body(taken) == f"Dear {name},\n\nplease **ring** us.\n"
+    page = part(taken, "html")
+    assert "<title>&lt;Your&gt; flu jab</title>" in page
+    assert "<p>please <strong>ring</strong> us.</p>" in page
+    assert html.unescape(re.sub("<[^>]+>", "", page.split("<p>")[1])).strip() == f"Dear {name},"
+    assert "<b>" not in page
 
 
 def test_the_message_id_is_the_references_own_in_every_process() -> None:

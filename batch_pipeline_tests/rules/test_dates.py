@@ -105,4 +105,4 @@ def test_sql_agrees_with_python(texts: list[str | None]) -> None:
     assert evaluate(dates.sql, texts) == [found if isinstance(found, date) else None for found in read]
     parsed = [dates.parse(text, TODAY) for text in texts]
     problems = [found.value if isinstance(found, DobProblem) else None for found in parsed]
-    assert evaluate(lambda column: dates.problem_sql(column, TODAY), texts) == problems
+    assert evaluate(lambda column: dates.problem_sql(column, dates.sql(column), TODAY), texts) == problems

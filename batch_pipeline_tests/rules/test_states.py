@@ -241,7 +241,17 @@ def test_every_state_has_a_label() -> None:
     assert set(ATTEMPT_LABELS) == set(ATTEMPT_STATES)
 
 
-NEW = BatchFacts(approved=False, outbox_written=False, begun=False, all_ended=False, cancelled=False, paused=False)
+NEW = BatchFacts(
+    approved=False,
+    outbox_written=False,
+    begun=False,
+    all_ended=False,
+    cancelled=False,
+    paused=False,
+    saving=False,
+    all_saved=False,
+)
+ALL_ENDED = replace(NEW, approved=True, outbox_written=True, begun=True, all_ended=True)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +269,14 @@ NEW = BatchFacts(approved=False, outbox_written=False, begun=False, all_ended=Fa
         (replace(NEW, approved=True, outbox_written=True, begun=True, all_ended=True, paused=True), "Done"),
         # Nobody to send to, or all held back.
         (replace(NEW, approved=True, outbox_written=True, all_ended=True), "Done"),
+        # Saving takes the place of what is done, from the first entry on.
+        (replace(ALL_ENDED, all_saved=True), "Done"),
+        (replace(ALL_ENDED, saving=True), "Saving"),
+        (replace(ALL_ENDED, saving=True, paused=True), "Saving"),
+        (replace(ALL_ENDED, saving=True, all_saved=True), "Saved"),
+        (replace(ALL_ENDED, saving=True, all_saved=True, paused=True), "Saved"),
+        (replace(ALL_ENDED, saving=True, all_saved=True, all_ended=False), "Sending"),
+        (replace(ALL_ENDED, saving=True, all_saved=True, cancelled=True), "Cancelled"),
         (replace(NEW, cancelled=True), "Cancelled"),
         (replace(NEW, cancelled=True, paused=True), "Cancelled"),
         # The fallbacks of what was sent may be left, and wait.

@@ -353,12 +353,18 @@ class Round:
             time.sleep(0.004)
 
     def _note_in_hand(self, process: ForkServerProcess) -> None:
+        """Who loses a lease by a fault leaves that chunk and goes on: what was in hand at a fault before isn't new."""
         open_ones = self._open_chunks_of(process)
-        assert not self.service.one_in_doubt or len(open_ones) <= self.service.workers, "more in hand than connections"
         with self.ledger.read() as connection:
-            for chunk in chunks.open_chunks(connection, BATCH, "primary"):
-                if chunk.reference in open_ones:
-                    self.in_hand.update(each.reference for each in chunks.messages(connection, chunk))
+            found = {
+                message.reference
+                for chunk in chunks.open_chunks(connection, BATCH, "primary")
+                if chunk.reference in open_ones
+                for message in chunks.messages(connection, chunk)
+            }
+        new = found - self.in_hand
+        assert not self.service.one_in_doubt or len(new) <= self.service.workers, "more in hand than connections"
+        self.in_hand |= new
 
     def _open_chunks_of(self, process: ForkServerProcess) -> set[str]:
         query = sa.select(chunks_table.c.reference).where(

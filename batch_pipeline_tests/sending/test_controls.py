@@ -223,7 +223,7 @@ def test_the_breaker_ends_a_dispatch_within_one_chunk(world: World) -> None:
     result = world.dispatch(
         world.ledger,
         provider,
-        after_chunk=lambda: breaker.after_chunk(NOW),
+        after_chunk=lambda refused: breaker.after_chunk(refused, NOW),
     )
     assert result == Dispatched(accepted=3, refused=3, unsent=4)
     assert len(provider.posts) == 2

@@ -846,7 +846,7 @@ def test_what_is_known_outlives_a_ledger_that_was_out_of_reach(world: World) -> 
 def test_a_chunk_that_was_claimed_with_an_answer_is_given_back_when_what_follows_fails(folder: Path) -> None:
     world = World(folder, Recovery.NEITHER)
 
-    def fails() -> None:
+    def fails(_: int) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -8,7 +8,9 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from batch_pipeline.ledger.dialects import serving_since
 from batch_pipeline.providers.protocol import Recovery
 from batch_pipeline_tests.ledger.given import ELSEWHERE, lines
 from batch_pipeline_tests.ledgers import on_postgresql_alone
@@ -92,3 +94,19 @@ def test_a_server_that_dies_at_random_moments_loses_nothing_and_doubles_nothing(
     process.join()
     assert process.exitcode == 0
     _assert_all_once(world)
+
+
+@pytest.mark.postgresql
+def test_another_server_is_told_from_the_one_that_was_compared_with_the_journal(
+    own_cluster: Cluster, world_on_own_cluster: World
+) -> None:
+    def server() -> object:
+        with world_on_own_cluster.ledger.read() as connection:
+            return connection.scalar(sa.select(serving_since("postgresql")))
+
+    before = server()
+    world_on_own_cluster.ledger.close()
+    assert server() == before
+    own_cluster.crash(signal.SIGKILL)
+    own_cluster.start()
+    assert server() != before

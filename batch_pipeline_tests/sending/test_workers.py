@@ -146,6 +146,7 @@ def test_a_run_that_ends_posts_nothing_that_was_waiting(folder: Path) -> None:
 
 
 @on_sqlite_alone
+@pytest.mark.usefixtures("awaited_disks")
 def test_workers_with_an_answer_at_the_same_time_share_commits_and_syncs(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,126 @@
+"""Saving a batch to the record: what is due, one run of the writer, and what a person is told of it."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy as sa
+
+from batch_pipeline.errors import Refused
+from batch_pipeline.house import House, Submitted, owner
+from batch_pipeline.ledger import batches, figures, records
+from batch_pipeline.operations import restoring
+from batch_pipeline.progress import tell
+from batch_pipeline.records.communication import Sender
+from batch_pipeline.records.saving import Messages, Run, Saved
+
+Clock = Callable[[], datetime]
+
+AT_MOST = timedelta(minutes=8)
+"""How long one run writes before it leaves the rest to the next: a record system that takes two seconds a patient would
+keep others from running for hours. Less than what the sensors wait before they send another run after one."""
+_NAMED = 5
+
+
+def save(house: House, batch: str, clock: Clock, *, steady: Callable[[], float] = time.monotonic) -> Saved:
+    """Writes to the record what is due of a batch, for at most ``AT_MOST``; nothing of one whose file says not to.
+
+    ``Refused`` where the writer could not go on, with its reason: what was written stays written, and another run goes
+    on from there; and for a ledger that was restored from a copy, until it is reconciled.
+    """
+    submitted = house.submitted(batch)
+    if not submitted.file.save_to_record:
+        return Saved()
+    restoring.require_whole(house, clock())
+    ends = steady() + AT_MOST.total_seconds()
+    with house.ledger.read() as connection:
+        before = records.saved(connection, batch)
+        total = figures.progress(connection, batch).for_record
+    with house.record_writer(submitted.workspace) as writer:
+        done = Run(
+            ledger=house.ledger,
+            batch=batch,
+            source=_messages(submitted),
+            writer=writer,
+            now=clock,
+            owner=owner(),
+            keep_going=lambda: steady() < ends,
+            on_progress=lambda written: tell("entries of the record", before.written + written, total),
+        ).save()
+    _mark_saved(house, batch, clock())
+    if done.because is not None:
+        how = "stopped" if done.stopped else f"left {done.later:,} for another time"
+        raise Refused(f"{batch}: saving to the record {how}: {done.because}; save it again")
+    return done
+
+
+def _messages(submitted: Submitted) -> Messages:
+    workspace = submitted.workspace
+    return Messages(Sender(workspace.ods_code, workspace.name, submitted.snomed))
+
+
+def _mark_saved(house: House, batch: str, now: datetime) -> None:
+    """A batch that has ended and of which nothing is left to write needn't be looked at again until it changes."""
+    with house.ledger.read() as connection:
+        changes = batches.get(connection, batch).changes
+        ended, waiting = figures.status(connection, batch).all_ended, _waiting(connection, batch)
+    if ended and not waiting:
+        with house.ledger.write() as connection:
+            records.mark_saved(connection, batch, changes, now)
+
+
+def _waiting(connection: sa.Connection, batch: str) -> int:
+    """How many messages are to be written, now or when their time has come."""
+    saved = records.saved(connection, batch)
+    return max(0, figures.progress(connection, batch).for_record - saved.written - saved.refused)
+
+
+def with_entries_due(house: House, now: datetime) -> list[str]:
+    """Batches of which something may be written to the record now, or was left half written.
+
+    One that has had its final report, and of which nothing is due, is looked at for the last time if it is all there.
+    """
+    wall = datetime.now(UTC)
+    with house.ledger.read() as connection:
+        known = records.to_be_saved(connection)
+        due = [each.batch for each in known if _is_due(connection, each.batch, now, wall)]
+    for each in known:
+        if each.batch not in due and each.reported_at is not None:
+            _mark_saved(house, each.batch, now)
+    return due
+
+
+def _is_due(connection: sa.Connection, batch: str, now: datetime, wall: datetime) -> bool:
+    return any(chunk.lease_until <= wall for chunk in records.open_chunks(connection, batch)) or records.has_due(
+        connection, records.due_messages(batch, now)
+    )
+
+
+def try_again(house: House, batch: str, now: datetime) -> int:
+    """Lets what the record refused of a batch be written again; gives how many entries that are."""
+    with house.ledger.write() as connection:
+        batches.get(connection, batch, lock=True)
+        return records.try_again(connection, batch, "save --again", now)
+
+
+def told(house: House, batch: str) -> list[str]:
+    """Of a batch, in sentences: how far it is in the record, and the lines that it didn't take. Nothing personal."""
+    submitted = house.submitted(batch)
+    if not submitted.file.save_to_record:
+        return [f"{batch}: nothing of it is saved to the record, as its batch file says (save_to_record: false)"]
+    with house.ledger.read() as connection:
+        saved = records.saved(connection, batch)
+        refused = records.refusals(connection, batch)
+        waiting = _waiting(connection, batch)
+    by_code = defaultdict[str, list[str]](list)
+    for each in refused:
+        by_code[each.code].append(str(each.line))
+    return [
+        f"{batch}: {saved.written:,} entries in the record" + (f", {waiting:,} to come" if waiting else ""),
+        *(
+            f"{batch}: {len(lines):,} not taken ({code}): line {', '.join(lines[:_NAMED])}"
+            + (", …" if len(lines) > _NAMED else "")
+            for code, lines in by_code.items()
+        ),
+    ]

@@ -1,0 +1,207 @@
+from collections.abc import Mapping
+from datetime import date, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batch_pipeline.questionnaires import blood_pressure
+from batch_pipeline.questionnaires.form import Answers, Value
+from batch_pipeline.questionnaires.posting import Posted, read_page
+from batch_pipeline.rules.blood_pressure import Average
+from batch_pipeline_tests.questionnaires.given import MONDAY, dated, readings, shipped
+
+FORM = shipped("bp_7_day")
+DAYS = FORM.pages
+TUESDAY = MONDAY + timedelta(days=1)
+THURSDAY = MONDAY + timedelta(days=3)
+WHOLE = {"m1": (150, 95), "m2": (146, 93), "e1": (142, 91), "e2": (138, 89)}
+
+
+def post(fields: Mapping[str, str], before: Answers | None = None, *, day: int = 1, today: date = MONDAY) -> Posted:
+    return read_page(FORM, DAYS[day - 1], fields, before or {}, today)
+
+
+def week(days: int, *, begins: date = MONDAY) -> dict[str, Value]:
+    """The answers of somebody who gave every reading of so many days, each on its day."""
+    answers: Answers = {}
+    for n in range(days):
+        on = begins + timedelta(days=n)
+        found = post(readings(DAYS[n], on, **WHOLE), answers, day=n + 1, today=on)
+        assert not found.errors
+        answers = found.answers
+    return dict(answers)
+
+
+def states(answers: Answers, today: date) -> list[tuple[str, int, date | None]]:
+    return [(day.state, day.given, day.on) for day in blood_pressure.days(FORM, answers, today)]
+
+
+def test_a_week_is_averaged_without_its_first_day() -> None:
+    assert blood_pressure.average(FORM, week(1)) is None
+    assert blood_pressure.average(FORM, week(4)) == Average(144, 92, readings=12, days=3)
+    assert blood_pressure.average(FORM, week(7)) == Average(144, 92, readings=24, days=6)
+
+
+def test_the_morning_may_be_saved_and_the_evening_added() -> None:
+    morning = post(readings(DAYS[0], MONDAY, m1=(150, 95), m2=(146, 93)))
+    assert not morning.errors
+    assert states(morning.answers, MONDAY)[0] == ("begun", 2, MONDAY)
+    both = post(readings(DAYS[0], MONDAY, e1=(142, 91), e2=(138, 89)), morning.answers)
+    assert both.answers == week(1)
+    assert states(both.answers, MONDAY)[0] == ("done", 4, MONDAY)
+
+
+PLACES = ("m1", "m2", "e1", "e2")
+
+
+@given(st.data())
+@settings(max_examples=30)
+def test_partial_and_continued_is_the_whole(data: st.DataObject) -> None:
+    """In whatever parts and order two days are sent, they come to what they would at once."""
+    number = st.tuples(st.integers(91, 300), st.integers(20, 90))
+    given_days = {day: {place: data.draw(number) for place in PLACES} for day in (1, 2)}
+    whole: Answers = {}
+    for day, numbers in given_days.items():
+        on = MONDAY + timedelta(days=day - 1)
+        whole = post(readings(DAYS[day - 1], on, **numbers), whole, day=day, today=THURSDAY).answers
+    parts = data.draw(st.permutations([(day, place) for day in given_days for place in PLACES]))
+    continued: Answers = {}
+    for day, place in parts:
+        on = MONDAY + timedelta(days=day - 1)
+        fields = readings(DAYS[day - 1], on, **{place: given_days[day][place]})
+        found = post(fields, continued, day=day, today=THURSDAY)
+        assert not found.errors
+        continued = found.answers
+    assert continued == whole
+    assert blood_pressure.average(FORM, continued) == blood_pressure.average(FORM, whole)
+    assert blood_pressure.days(FORM, continued, THURSDAY) == blood_pressure.days(FORM, whole, THURSDAY)
+
+
+FIRST = "day-1.morning.1"
+NAME = "Morning, First reading: "
+
+
+@pytest.mark.parametrize(
+    ("fields", "errors"),
+    [
+        pytest.param({f"{FIRST}.systolic": "150"},
+                     {f"{FIRST}.diastolic": NAME + "Bottom number (diastolic): enter this number as well"}, id="half"),
+        pytest.param({f"{FIRST}.diastolic": "95"},
+                     {f"{FIRST}.systolic": NAME + "Top number (systolic): enter this number as well"}, id="other half"),
+        pytest.param({f"{FIRST}.pulse": "70"},
+                     {f"{FIRST}.systolic": NAME + "Top number (systolic): enter this number as well"}, id="pulse alone"),
+        pytest.param({f"{FIRST}.systolic": "95", f"{FIRST}.diastolic": "150"},
+                     {f"{FIRST}.systolic": NAME + "Top number (systolic) must be higher than the other number. "
+                                                  "Check that you have not swapped them"}, id="swapped"),
+        pytest.param({f"{FIRST}.systolic": "95", f"{FIRST}.diastolic": "95"},
+                     {f"{FIRST}.systolic": NAME + "Top number (systolic) must be higher than the other number. "
+                                                  "Check that you have not swapped them"}, id="the same"),
+        pytest.param({f"{FIRST}.systolic": "150", f"{FIRST}.diastolic": "nine"},
+                     {f"{FIRST}.diastolic": NAME + "Bottom number (diastolic) must be a whole number, in figures"},
+                     id="one error a field"),
+        pytest.param({}, {}, id="nothing yet"),
+    ],
+)  # fmt: skip
+def test_a_reading_is_two_numbers_the_right_way_round(fields: dict[str, str], errors: dict[str, str]) -> None:
+    found = post({**dated("day-1.date", MONDAY), **fields})
+    assert found.errors == errors
+    assert blood_pressure.average(FORM, found.answers) is None
+    assert states(found.answers, MONDAY)[0][1] == 0
+
+
+DATE = "Date of these readings"
+
+
+@pytest.mark.parametrize(
+    ("on", "says"),
+    [
+        (MONDAY, None),
+        (MONDAY - timedelta(days=14), None),
+        (MONDAY - timedelta(days=15), f"{DATE} must be within the last 14 days"),
+        (TUESDAY, f"{DATE} must be today or in the past"),
+        (None, f"{DATE}: enter the date of these readings"),
+    ],
+)
+def test_readings_have_a_date_that_can_be_theirs(on: date | None, says: str | None) -> None:
+    found = post(readings(DAYS[0], on, **WHOLE))
+    assert dict(found.errors) == ({} if says is None else {"day-1.date:day": says})
+    assert ("day-1.date" in found.answers) == (says is None), "a wrong date would make them another day's"
+    assert found.answers["day-1.morning.1.systolic"] == 150, "the readings are kept all the same"
+
+
+def test_two_days_cannot_have_one_date() -> None:
+    monday = week(1)
+    found = post(readings(DAYS[1], MONDAY, **WHOLE), monday, day=2)
+    assert found.errors == {"day-2.date:day": f"{DATE}: Day 1 has the same date. Give each day its own date"}
+    mended = post(dated("day-2.date", TUESDAY), found.answers, day=2, today=TUESDAY)
+    assert mended.answers == week(2)
+
+
+def test_a_wrong_date_later_leaves_the_right_one() -> None:
+    found = post(dated("day-1.date", TUESDAY), week(1))
+    assert found.errors
+    assert found.answers == week(1)
+
+
+def test_a_page_with_a_date_and_nothing_else_is_no_day_of_readings() -> None:
+    found = post(dated("day-1.date", MONDAY))
+    assert not found.errors
+    assert states(found.answers, MONDAY)[0] == ("open", 0, MONDAY)
+
+
+@pytest.mark.parametrize(
+    ("done", "today", "expected"),
+    [
+        pytest.param(0, 0, ["open 0", "later 1", "later 2"], id="nothing yet"),
+        pytest.param(1, 0, ["done 0", "later 1", "later 2"], id="the next day begins tomorrow"),
+        pytest.param(1, 1, ["done 0", "open 1", "later 2"], id="the next day"),
+        pytest.param(1, 4, ["done 0", "open 4", "later 5"], id="days that were left out are no pages left out"),
+        pytest.param(2, 2, ["done 0", "done 1", "open 2"], id="the third day"),
+    ],
+)
+def test_one_day_is_open_at_a_time(done: int, today: int, expected: list[str]) -> None:
+    found = states(week(done), MONDAY + timedelta(days=today))[:3]
+    assert [f"{state} {(on - MONDAY).days}" for state, _, on in found if on] == expected
+
+
+def test_who_writes_three_days_down_at_once_can() -> None:
+    answers: Answers = {}
+    for n in range(3):
+        [open_day] = [day for day in blood_pressure.days(FORM, answers, THURSDAY) if day.state == "open"]
+        assert open_day.page.link_id == f"day-{n + 1}"
+        on = MONDAY + timedelta(days=n)
+        answers = post(readings(open_day.page, on, **WHOLE), answers, day=n + 1, today=THURSDAY).answers
+    assert answers == week(3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "codes"),
+    [
+        pytest.param(
+            readings(DAYS[0], MONDAY, m1=(185, 95), e1=(140, 90)), ["very_high"], id="of the first day, at once"
+        ),
+        pytest.param(readings(DAYS[0], None, m1=(185, 95)), ["very_high"], id="without its date yet"),
+        pytest.param({f"{FIRST}.systolic": "185"}, ["very_high"], id="without its other number yet"),
+        pytest.param(readings(DAYS[0], MONDAY, m1=(95, 185)), ["very_high"], id="with the numbers swapped"),
+        pytest.param(readings(DAYS[0], MONDAY, m1=(185, 95), m2=("x", 90)), ["very_high"], id="beside a slip"),
+        pytest.param(readings(DAYS[0], MONDAY, m1=(250, 140)), ["very_high"], id="that is unusual as well"),
+        pytest.param(readings(DAYS[0], MONDAY, m1=(185, 95), m2=(182, 121)), ["very_high"] * 2, id="each by itself"),
+        pytest.param(readings(DAYS[0], MONDAY, m1=(85, 55)), ["low"], id="low"),
+        pytest.param(readings(DAYS[0], MONDAY, **WHOLE), [], id="nothing"),
+    ],
+)
+def test_a_reading_that_cannot_wait_is_noticed_whatever_else_is_on_the_page(
+    fields: dict[str, str], codes: list[str]
+) -> None:
+    found = blood_pressure.noticed(FORM, post(fields).answers, MONDAY)
+    assert [each.band.code for each in found] == codes
+
+
+def test_another_questionnaire_has_no_readings() -> None:
+    other = shipped("smoking_status")
+    answers: Answers = {"smoking.status": ("77176002",)}
+    assert blood_pressure.places(other) == ()
+    assert blood_pressure.days(other, answers, MONDAY) == ()
+    assert blood_pressure.average(other, answers) is None
+    assert blood_pressure.noticed(other, answers, MONDAY) == ()

@@ -269,6 +269,16 @@ def mark_changed(connection: sa.Connection, batch: str) -> None:
     connection.execute(sa.update(batches).where(batches.c.batch == batch).values(changed))
 
 
+def reopen(connection: sa.Connection, batch: str) -> None:
+    """``mark_changed`` of one that was reported or saved; any other isn't touched, nor waited for.
+
+    For who is about to change its messages, and may die before saying so.
+    """
+    over = sa.or_(batches.c.reported_at.is_not(None), batches.c.saved_at.is_not(None))
+    if connection.scalar(sa.select(batches.c.batch).where(batches.c.batch == batch, over)) is not None:
+        mark_changed(connection, batch)
+
+
 def get(connection: sa.Connection, batch: str, *, lock: bool = False) -> Batch:
     """A registered batch; ``Refused`` for one that isn't. ``lock``: nobody else changes it in this transaction."""
     known = _find(connection, batch, lock=lock)

@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from batch_pipeline.ledger import batches
 from batch_pipeline.ledger.dialects import (
     insert,
     insert_unknown,
@@ -130,7 +131,8 @@ def fold(ledger: Ledger, now: datetime, batch: str | None = None) -> Folded:
     """Folds the stored receipts, of one batch or of all, into their attempts.
 
     The state that comes out hangs neither on their order nor on repeats, nor on how many folds they are spread over.
-    Those of an unknown attempt stay, and are tried again each time.
+    Those of an unknown attempt stay, and are tried again each time. A batch that was reported on and saved is so no
+    longer, if any are of it: in the same transaction, or a process that dies would leave it so for ever.
     """
     folded, after = 0, 0
     while True:
@@ -141,7 +143,10 @@ def fold(ledger: Ledger, now: datetime, batch: str | None = None) -> Folded:
                     refresh_statistics(connection, attempts)
                 return Folded(folded, _unknown(connection))
             mine = _mine(batch)
-            these = one_of(connection, receipts.c.id, _ids(connection, after, last, mine))
+            ids = _ids(connection, after, last, mine)
+            if ids and batch is not None:  # before its messages are locked, as whoever cancels it does
+                batches.reopen(connection, batch)
+            these = one_of(connection, receipts.c.id, ids)
             lock_in_order(
                 connection, attempts, sa.select(attempts.c.id).join(receipts, tells_of_attempt()).where(these)
             )

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch_pipeline.ledger import due, history
+from batch_pipeline.ledger import batches, due, history, records
 from batch_pipeline.ledger.dialects import one_of
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import attempts, patient_marks
@@ -388,3 +388,25 @@ def test_folding_goes_from_the_receipts_to_their_attempts(ledger: Ledger, batch:
     assert not any("SCAN attempts" in line or "attempts_batch" in line for line in plan), plan
     assert sum("SEARCH attempts" in line and "sqlite_autoindex_attempts_2" in line for line in plan) == 4, plan
     assert not any("SCAN receipts" in line and "ix_receipts_waiting" not in line for line in plan), plan
+
+
+# What was made of it before
+
+
+def looked_at_again(ledger: Ledger) -> tuple[bool, bool]:
+    """Whether a batch is reported on, and saved, again."""
+    with ledger.read() as connection:
+        unreported = batches.get(connection, BATCH).reported_at is None
+        return unreported, BATCH in [each.batch for each in records.to_be_saved(connection)]
+
+
+def test_a_run_that_dies_over_news_of_a_batch_that_was_saved_leaves_it_to_be_looked_at_again(sent: Ledger) -> None:
+    """In the very transaction: what was told is never told again, and nobody would write it to the record."""
+    with sent.write() as connection:
+        batches.mark_reported(connection, BATCH, NOW)
+        records.mark_saved(connection, BATCH, batches.get(connection, BATCH).changes, NOW)
+    receipts.store(sent, "simulator", [receipt("delivered")], NOW)
+    receipts.fold(sent, NOW, "another")
+    assert looked_at_again(sent) == (False, False)
+    receipts.fold(sent, NOW, BATCH)
+    assert looked_at_again(sent) == (True, True)

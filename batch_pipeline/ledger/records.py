@@ -293,22 +293,20 @@ def adopt(
         one_of_texts(connection, attempts.c.reference, identifiers)
     )
     lines: dict[str, int] = {row.reference: row.line for row in connection.execute(known)}
-    connection.execute(
-        sa.insert(record_chunks).values(
-            reference=reference,
-            batch=batch,
-            resource_type=resource_type,
-            owner="found",
-            fence=1,
-            lease_until=now,
-            claimed_at=now,
-            settled_at=now,
-        )
+    chunk = {"reference": reference, "batch": batch, "resource_type": resource_type, "owner": "found", "fence": 1}
+    settled = {"lease_until": now, "claimed_at": now, "settled_at": now}
+    connection.execute(insert(connection, record_chunks).values(chunk | settled).on_conflict_do_nothing())
+    found = {"batch": batch, "chunk": reference, "outcome": _WRITTEN, "noted_at": now, "code": None}
+    row = insert(connection, record_entries)
+    renewed = {name: row.excluded[name] for name in ("chunk", "outcome", "noted_at", "code")}
+    # Of one that was refused, or claimed in another chunk, when the copy was taken, it is true no longer.
+    there = row.on_conflict_do_update(
+        index_elements=["identifier"],
+        set_=renewed,
+        where=record_entries.c.outcome.is_distinct_from(_WRITTEN),
     )
-    found = {"batch": batch, "chunk": reference, "outcome": _WRITTEN, "noted_at": now}
     connection.execute(
-        insert(connection, record_entries).on_conflict_do_nothing(),
-        [found | {"identifier": identifier, "line": lines.get(identifier)} for identifier in identifiers],
+        there, [found | {"identifier": identifier, "line": lines.get(identifier)} for identifier in identifiers]
     )
 
 

@@ -190,6 +190,49 @@ def test_what_a_restored_ledger_has_forgotten_is_found_and_not_written_again(wor
         assert set(connection.scalars(sa.select(record_entries.c.line))) == {*range(2, 2 + MANY)}
 
 
+def as_before(world: World, *, chunk: str | None) -> None:
+    """The ledger as it was before the file of line 3 was written, when its entry was refused, or claimed in a chunk."""
+    with world.ledger.write() as connection:
+        made = connection.execute(
+            sa.select(record_entries).where(record_entries.c.line == 3, record_entries.c.outcome == "written")
+        ).one()
+        connection.execute(sa.delete(record_entries).where(record_entries.c.identifier == made.identifier))
+        connection.execute(sa.delete(record_chunks).where(record_chunks.c.reference == made.chunk))
+        first = connection.scalar(sa.select(sa.func.min(record_chunks.c.reference)))
+        row = {"identifier": made.identifier, "batch": BATCH, "line": 3, "chunk": chunk or first}
+        if chunk is None:
+            row |= {"outcome": "refused", "code": "its details were purged", "noted_at": NOW}
+        else:
+            claimed = {"reference": chunk, "batch": BATCH, "resource_type": "Communication", "owner": "one that died"}
+            connection.execute(
+                sa.insert(record_chunks).values(claimed | {"fence": 1, "lease_until": NOW, "claimed_at": NOW})
+            )
+        connection.execute(sa.insert(record_entries).values(row))
+
+
+@pytest.mark.parametrize("chunk", [None, f"{BATCH}/Communication/0009-abad1dea"])
+def test_what_a_restored_ledger_calls_refused_or_claimed_and_is_there_is_not_written_again(
+    world: World, chunk: str | None
+) -> None:
+    """It was tried again after the copy was taken, and went in another chunk's file."""
+    set_attempts(world.ledger, {"nhs_number": None}, line=3)
+    world.save()
+    set_attempts(world.ledger, {"nhs_number": "9990000018"}, line=3)
+    with world.ledger.write() as connection:
+        records.try_again(connection, BATCH, "Dr Grey", NOW)
+    world.save()
+    assert world.in_folder() == all_of(world)
+    as_before(world, chunk=chunk)
+    assert world.save(ahead=LATER).written == 0
+    with world.ledger.write() as connection:
+        assert records.try_again(connection, BATCH, "Dr Grey", NOW) == 0
+    assert world.save(ahead=LATER).written == 0
+    assert world.in_folder() == all_of(world)
+    assert saved(world) == (MANY, 0, 0)
+    with world.ledger.read() as connection:
+        assert records.open_chunks(connection, BATCH) == []
+
+
 def test_a_run_ends_in_time_and_the_next_goes_on(world: World) -> None:
     asked = iter([True, False])
     assert world.save(keep_going=lambda: next(asked)).written == 4

@@ -324,6 +324,19 @@ def saved(connection: sa.Connection, batch: str) -> Saved:
     return Saved(found.get(_WRITTEN, 0), found.get("refused", 0), found.get(None, 0))
 
 
+def to_come(connection: sa.Connection, batch: str) -> int:
+    """How many of a batch's messages are written sooner or later, and neither in the record nor refused by now.
+
+    Message by message: an entry of one that isn't written as things stand, as a restored ledger may have, counts for no
+    other.
+    """
+    settled = sa.exists().where(
+        record_entries.c.identifier == attempts.c.reference, record_entries.c.outcome.is_not(None)
+    )
+    written = sa.literal_column(recorded_sql("attempts"), sa.Boolean())
+    return connection.scalar(sa.select(sa.func.count()).where(attempts.c.batch == batch, written, ~settled)) or 0
+
+
 def refusals(connection: sa.Connection, batch: str) -> list[Refusal]:
     """The entries that weren't taken, by line."""
     query = (

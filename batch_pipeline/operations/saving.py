@@ -64,16 +64,10 @@ def _mark_saved(house: House, batch: str, now: datetime) -> None:
     """A batch that has ended and of which nothing is left to write needn't be looked at again until it changes."""
     with house.ledger.read() as connection:
         changes = batches.get(connection, batch).changes
-        ended, waiting = figures.status(connection, batch).all_ended, _waiting(connection, batch)
-    if ended and not waiting:
+        over = figures.status(connection, batch).all_ended and not records.to_come(connection, batch)
+    if over:
         with house.ledger.write() as connection:
             records.mark_saved(connection, batch, changes, now)
-
-
-def _waiting(connection: sa.Connection, batch: str) -> int:
-    """How many messages are to be written, now or when their time has come."""
-    saved = records.saved(connection, batch)
-    return max(0, figures.progress(connection, batch).for_record - saved.written - saved.refused)
 
 
 def with_entries_due(house: House, now: datetime) -> list[str]:
@@ -112,7 +106,7 @@ def told(house: House, batch: str) -> list[str]:
     with house.ledger.read() as connection:
         saved = records.saved(connection, batch)
         refused = records.refusals(connection, batch)
-        waiting = _waiting(connection, batch)
+        waiting = records.to_come(connection, batch)
     by_code = defaultdict[str, list[str]](list)
     for each in refused:
         by_code[each.code].append(str(each.line))

@@ -233,6 +233,28 @@ def test_what_a_restored_ledger_calls_refused_or_claimed_and_is_there_is_not_wri
         assert records.open_chunks(connection, BATCH) == []
 
 
+def test_what_is_to_come_is_counted_message_by_message(world: World) -> None:
+    """A restored ledger may know entries of messages that it can't tell the fate of: they stand for no others."""
+    asked = iter([True, False])
+    world.save(keep_going=lambda: next(asked))
+    set_attempts(world.ledger, {"accepted_at": None, "delivered_at": None, "unconfirmed_at": NOW}, line=2)
+    set_attempts(world.ledger, {"accepted_at": None, "delivered_at": None, "cancelled_at": NOW}, line=11)
+    with world.ledger.read() as connection:
+        assert records.to_come(connection, BATCH) == MANY - 4 - 1
+    world.save()
+    with world.ledger.read() as connection:
+        assert records.to_come(connection, BATCH) == 0
+
+
+def test_what_is_claimed_is_still_to_come_and_what_was_refused_is_not(world: World) -> None:
+    set_attempts(world.ledger, {"text": None}, line=3)
+    with pytest.raises(Dies):
+        world.save(Dying(world.root, "before it is written"))
+    with world.ledger.read() as connection:
+        assert records.saved(connection, BATCH) == (3, 1, 4)
+        assert records.to_come(connection, BATCH) == MANY - 4
+
+
 def test_a_run_ends_in_time_and_the_next_goes_on(world: World) -> None:
     asked = iter([True, False])
     assert world.save(keep_going=lambda: next(asked)).written == 4

@@ -93,8 +93,8 @@ Due = sa.Select[int, str, int]
 """``position, identifier, line`` of what may be written, whether or not it is; positions only grow."""
 
 
-def due_messages(batch: str, now: datetime) -> Due:
-    """A batch's messages whose entry is certain by now (``rules.records``).
+def due_messages(connection: sa.Connection, batch: str, now: datetime) -> Due:
+    """A batch's messages, of those it has by now, whose entry is certain by now (``rules.records``).
 
     A fallback follows its App message: while that one's entry is still to come, it waits.
     """
@@ -111,7 +111,7 @@ def due_messages(batch: str, now: datetime) -> Due:
     return sa.select(
         attempts.c.id.label("position"), attempts.c.reference.label("identifier"), attempts.c.line.label("line")
     ).where(
-        attempts.c.id.between(*_span(batch)),
+        attempts.c.id.between(*_span(connection, batch)),
         unindexed(attempts.c.batch) == batch,
         sa.literal_column(told_or_old_sql("attempts", str(to_microseconds(now)))),
         certain_at <= to_microseconds(now),
@@ -119,16 +119,17 @@ def due_messages(batch: str, now: datetime) -> Due:
     )
 
 
-def _span(batch: str) -> tuple[sa.ScalarSelect[int], sa.ScalarSelect[int]]:
+def _span(connection: sa.Connection, batch: str) -> tuple[int, int]:
     """The ids of a batch's first and last message.
 
     Going through them in their order a claim begins where the last one ended; by the index on batches it would go
-    through all of a million each time, and sort them.
+    through all of a million each time, and sort them. Asked by itself, and of ids that are reckoned with: PostgreSQL
+    would else look for the first and the last id of all, passing over those of every other batch, at each claim.
     """
-    some = attempts.alias("some")
-    first = sa.select(sa.func.min(some.c.id)).where(some.c.batch == batch)
-    last = sa.select(sa.func.max(some.c.id)).where(some.c.batch == batch)
-    return first.scalar_subquery(), last.scalar_subquery()
+    reckoned = attempts.c.id + 0
+    query = sa.select(sa.func.min(reckoned), sa.func.max(reckoned)).where(attempts.c.batch == batch)
+    first, last = connection.execute(query).one()
+    return (0, 0) if first is None else (first, last)
 
 
 def has_due(connection: sa.Connection, due: Due) -> bool:
@@ -137,9 +138,11 @@ def has_due(connection: sa.Connection, due: Due) -> bool:
 
 
 def _without_entry(due: Due) -> Due:
+    """Looked up entry by entry. As a join PostgreSQL compares each with all, while it takes the table for a small one."""
     some = due.subquery("due")
+    entry = sa.select(record_entries.c.identifier).where(record_entries.c.identifier == some.c.identifier).limit(1)
     wanted = sa.select(some.c.position, some.c.identifier, some.c.line)
-    return wanted.where(~sa.exists().where(record_entries.c.identifier == some.c.identifier))
+    return wanted.where(entry.scalar_subquery().is_(None))
 
 
 def to_be_saved(connection: sa.Connection) -> list[batches_.Batch]:
@@ -330,11 +333,15 @@ def to_come(connection: sa.Connection, batch: str) -> int:
     Message by message: an entry of one that isn't written as things stand, as a restored ledger may have, counts for no
     other.
     """
-    settled = sa.exists().where(
+    settled = sa.select(record_entries.c.identifier).where(
         record_entries.c.identifier == attempts.c.reference, record_entries.c.outcome.is_not(None)
     )
-    written = sa.literal_column(recorded_sql("attempts"), sa.Boolean())
-    return connection.scalar(sa.select(sa.func.count()).where(attempts.c.batch == batch, written, ~settled)) or 0
+    query = sa.select(sa.func.count()).where(
+        attempts.c.batch == batch,
+        sa.literal_column(recorded_sql("attempts"), sa.Boolean()),
+        settled.limit(1).scalar_subquery().is_(None),
+    )
+    return connection.scalar(query) or 0
 
 
 def refusals(connection: sa.Connection, batch: str) -> list[Refusal]:

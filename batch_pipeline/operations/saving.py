@@ -87,7 +87,7 @@ def with_entries_due(house: House, now: datetime) -> list[str]:
 
 def _is_due(connection: sa.Connection, batch: str, now: datetime, wall: datetime) -> bool:
     return any(chunk.lease_until <= wall for chunk in records.open_chunks(connection, batch)) or records.has_due(
-        connection, records.due_messages(batch, now)
+        connection, records.due_messages(connection, batch, now)
     )
 
 

@@ -30,7 +30,7 @@ class Source(Protocol):
         """FHIR's name of it."""
         ...
 
-    def due(self, batch: str, now: datetime) -> records.Due:
+    def due(self, connection: sa.Connection, batch: str, now: datetime) -> records.Due:
         """What may be written by now."""
         ...
 
@@ -47,9 +47,9 @@ class Messages:
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
 
-    def due(self, batch: str, now: datetime) -> records.Due:
+    def due(self, connection: sa.Connection, batch: str, now: datetime) -> records.Due:
         """As the rules for messages have it."""
-        return records.due_messages(batch, now)
+        return records.due_messages(connection, batch, now)
 
     def made(self, connection: sa.Connection, identifiers: Sequence[str]) -> list[Entry | Outcome]:
         """None is made of a message whose patient or words were purged."""
@@ -121,6 +121,8 @@ class Run:
     done: Saved = field(default_factory=Saved)
     _left: set[str] = field(default_factory=set[str])
     """Chunks of which some entries go another time."""
+    _due: records.Due | None = None
+    """What was due when the beginning was looked at last."""
     _position: int = 0
     """After which to look for what is new."""
     _claimed: bool = False
@@ -178,16 +180,18 @@ class Run:
                 return chunk
             if not self._claimed:
                 return None
-            self._position, self._claimed = 0, False
+            self._due, self._position, self._claimed = None, 0, False
 
     def _claim(self) -> RecordChunk | None:
         now = self.now()
         with self.ledger.write() as connection:
+            if self._due is None:
+                self._due = self.source.due(connection, self.batch, now)
             claimed = records.claim(
                 connection,
                 self.batch,
                 self.source.resource_type,
-                self.source.due(self.batch, now),
+                self._due,
                 after=self._position,
                 limit=self.writer.at_once,
                 owner=self.owner,

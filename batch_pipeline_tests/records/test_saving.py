@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import event
 from typing_extensions import override
 
 from batch_pipeline.ledger import records
@@ -367,6 +368,22 @@ def test_nothing_personal_is_shown(world: World) -> None:
 
 @on_sqlite_alone
 def test_looking_for_what_is_due_goes_through_the_batch_s_messages_once(world: World) -> None:
-    plans = query_plans(world.ledger, lambda connection: records.has_due(connection, records.due_messages(BATCH, NOW)))
+    def ask(connection: sa.Connection) -> None:
+        records.has_due(connection, records.due_messages(connection, BATCH, NOW))
+
+    plans = query_plans(world.ledger, ask)
     assert not any("SCAN" in line for line in plans), plans
     assert any("record_entries" in line and "identifier=?" in line for line in plans), plans
+
+
+def test_where_a_batch_s_messages_begin_is_asked_once_for_all_of_its_chunks(world: World) -> None:
+    """And again when nothing is left: then from the beginning, once more."""
+    asked: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "min(" in statement:
+            asked.append(statement)
+
+    event.listen(world.ledger._engine, "before_cursor_execute", note)
+    assert world.save().written == MANY
+    assert len(asked) == 2

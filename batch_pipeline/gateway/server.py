@@ -20,7 +20,8 @@ from batch_pipeline.errors import Refused
 from batch_pipeline.gateway.app import Readers, make_app
 from batch_pipeline.gateway.callbacks import CallbackReader
 from batch_pipeline.gateway.logs import SERVER_LOGGING
-from batch_pipeline.gateway.pages.routes import LOOPBACK, PagesOf
+from batch_pipeline.gateway.pages.callers import proxies_of
+from batch_pipeline.gateway.pages.routes import PagesOf
 from batch_pipeline.gateway.pages.views import Sender
 from batch_pipeline.gateway.readers import GovukNotifyCallbacks, NhsNotifyCallbacks
 from batch_pipeline.home import Home
@@ -47,6 +48,7 @@ def serve(house: House, host: str, port: int, workers: int, proxies: Collection[
     if workers > 1 and house.ledger.dialect == "sqlite":
         raise Refused("--workers: an SQLite ledger has one writer, so one is as many as help; PostgreSQL takes more")
     readers_of(house)
+    proxies_of(proxies)
     house.ledger.close()  # a connection must not cross the fork
     run(partial(_app_of, house.home, proxies), host, port, workers)
 
@@ -86,7 +88,7 @@ def pages_of(house: House, proxies: Collection[str] = ()) -> PagesOf:
         senders={each.id: Sender(each.name, each.zone) for each in load_workspaces(house.home)},
         kept_attachment=house.kept_attachment,
         hashed=house.hasher.hash,
-        proxies=LOOPBACK | set(proxies),
+        proxies=proxies_of(proxies),
     )
 
 

@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import re
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -20,7 +20,8 @@ from starlette.types import ASGIApp
 
 from batch_pipeline.gateway.app import make_app
 from batch_pipeline.gateway.logs import make_log
-from batch_pipeline.gateway.pages.routes import LOOPBACK, PageLimits, PagesOf
+from batch_pipeline.gateway.pages.callers import proxies_of
+from batch_pipeline.gateway.pages.routes import PageLimits, PagesOf
 from batch_pipeline.gateway.pages.views import Sender
 from batch_pipeline.gateway.server import run
 from batch_pipeline.ledger import batches, links, outbox
@@ -84,8 +85,17 @@ class Client:
     def __init__(self, app: ASGIApp, address: str) -> None:
         transport = httpx.ASGITransport(app, client=(address, 50_000))  # type: ignore[arg-type]
         self._client = httpx.AsyncClient(transport=transport, base_url=SITE)
-        self.cookies, self.headers = self._client.cookies, self._client.headers
+        self.cookies = self._client.cookies
         self._loop = asyncio.new_event_loop()
+
+    @property
+    def headers(self) -> httpx.Headers:
+        """Sent with each request."""
+        return self._client.headers
+
+    @headers.setter
+    def headers(self, given: httpx.Headers) -> None:
+        self._client.headers = given
 
     def __del__(self) -> None:
         self._loop.close()
@@ -118,7 +128,7 @@ class Desk:
             kept_attachment=lambda sha256: self.kept / sha256,
             hashed=HASHER.hash,
             limits=self.limits,
-            proxies=LOOPBACK | {"198.51.100.1"},
+            proxies=proxies_of(["198.51.100.1"]),
             steady=lambda: self.clock.steady,
         )
         return make_app(self.ledger, {}, lambda: self.clock.now, log=make_log(self.log), pages=pages)
@@ -141,6 +151,11 @@ class Browser:
     """As a patient uses it: fills in the form that is shown."""
 
     client: Client
+
+    def through(self, said: Sequence[str]) -> "Browser":
+        """Behind a proxy that says so whom it asks for, a header line each."""
+        self.client.headers = httpx.Headers([("x-forwarded-for", each) for each in said])
+        return self
 
     def open(self, token: str) -> httpx.Response:
         return self.client.get(f"/{token}")

@@ -393,6 +393,27 @@ def test_whose_address_it_is(
     assert browser.type_in(token(3)).status_code == status
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "status"),
+    [
+        (["6.6.6.6", "203.0.113.9"], ["7.7.7.7", "203.0.113.9"], 429),  # HAProxy adds a line to the caller's own
+        (["203.0.113.9:50123"], ["203.0.113.9:50124"], 429),  # some proxies say the port too
+        (["2001:db8:1:2::1"], ["2001:DB8:1:2:ffff::9"], 429),  # who has one address of IPv6 has 2**64
+        (["[2001:db8:1:2::1]:50123"], ["2001:db8:1:2::2"], 429),
+        (["2001:db8:1:2::1"], ["2001:db8:1:3::1"], 303),
+        (["::ffff:203.0.113.9"], ["203.0.113.9"], 429),
+        (["::ffff:203.0.113.9"], ["::ffff:203.0.113.10"], 303),
+        (["unknown"], ["unknown"], 429),
+    ],
+)
+def test_one_caller_is_one_address_however_it_is_told(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, first: list[str], second: list[str], status: int
+) -> None:
+    monkeypatch.setattr(rules, "WRONG_BY_ADDRESS", 1)
+    assert desk.browser("127.0.0.1").through(first).type_in(token(2), WRONG).status_code == 422
+    assert desk.browser("127.0.0.1").through(second).type_in(token(3)).status_code == status
+
+
 def test_a_ledger_in_trouble_is_told_in_words_and_logged_without_any(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ from batch_pipeline.clocks import seconds_since_boot
 from batch_pipeline.gateway import bodies
 from batch_pipeline.gateway.logs import TOLD, Told, where
 from batch_pipeline.gateway.pages.answers import FILE_HEADERS, HEADERS, page, see_other, style_sheet
+from batch_pipeline.gateway.pages.callers import LOOPBACK, caller_of
 from batch_pipeline.gateway.pages.opening import Busy, Opening
 from batch_pipeline.gateway.pages.signing import COOKIE, SESSION, Signer
 from batch_pipeline.gateway.pages.throttle import Throttle
@@ -33,7 +34,6 @@ from batch_pipeline.ledger.links import Link
 from batch_pipeline.rules.attachments import Attachment, size_in_words
 from batch_pipeline.rules.links import LinkKeys, NotADate, hash_of, typed_date
 
-LOOPBACK = frozenset({"127.0.0.1", "::1"})
 _UNKNOWN_SENDER = Sender("the organisation that sent you the message", ZoneInfo("Europe/London"))
 _PARTS = ("day", "month", "year")
 _PROBLEM = "Sorry, there is a problem with this page"
@@ -119,7 +119,7 @@ class Pages:
         token = request.path_params["token"]
         told: Told = request.scope[TOLD]
         told.event = "page"
-        address = _address_of(request, self._of.proxies)
+        address = caller_of(request, self._of.proxies)
         return _Visit(request, token, hash_of(token), address, self._clock(), told)
 
     async def _answer(self, visit: _Visit, show: Callable[[_Visit, Link], Awaitable[Response]]) -> Response:
@@ -288,13 +288,6 @@ class _Endpoint:
             raise HTTPException(405, headers={"Allow": ", ".join(self._methods)})
         response = await self._answer(self._visit(request), show)
         await response(scope, receive, send)
-
-
-def _address_of(request: Request, proxies: Collection[str]) -> str:
-    """Who asks: as the reverse proxy before us says, where it is one of ours; else whoever is connected."""
-    peer = request.client.host if request.client else ""
-    said = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
-    return said if said and peer in proxies else peer
 
 
 def _attachment_of(link: Link) -> Attachment | None:

@@ -85,6 +85,14 @@ def test_a_session_ends_after_half_an_hour(desk: Desk) -> None:
     assert again.download(token()).status_code == 303
 
 
+def test_who_asks_for_the_file_too_late_is_shown_a_page_and_given_no_file(desk: Desk) -> None:
+    """A link that says ``download`` would have the browser keep the page that asks for the date of birth as a file."""
+    browser = desk.browser()
+    browser.type_in(token())
+    assert not re.search(r"<a [^>]*\sdownload", browser.open(token()).text)
+    assert "attachment" in browser.download(token()).headers["content-disposition"]
+
+
 def test_the_session_s_cookie_is_the_browser_s_own_secret(desk: Desk) -> None:
     said = desk.browser().type_in(token()).headers["set-cookie"].lower()
     wanted = ("__host-link=", "secure", "httponly", "samesite=strict", "path=/", "max-age=1800")

@@ -164,6 +164,13 @@ def held(connection: sa.Connection) -> Hold | None:
     return Hold(datetime.fromisoformat(known["at"]), known["because"], known["by"])
 
 
+def may_have_forgotten(connection: sa.Connection) -> bool:
+    """Whether the ledger was restored from a copy, and people haven't let all go on since: nor have they decided again."""
+    unreconciled = sa.exists().where(facts.c.name == _HOLD)
+    undecided = sa.exists().where(general_pause.c.paused_by == RESTORED)
+    return bool(connection.scalar(sa.select(sa.or_(unreconciled, undecided))))
+
+
 def release(connection: sa.Connection, by: str, now: datetime) -> None:
     """Lifts the hold. The pause of all stays for a person to lift."""
     connection.execute(sa.delete(facts).where(facts.c.name == _HOLD))

@@ -169,7 +169,7 @@ def _because(looked: Looked) -> str:
         )
     if looked.undecided:
         what.append(
-            "the ledger was restored from a copy and has forgotten what was decided since (pauses, cancellations)"
+            "the ledger was restored from a copy and has forgotten what was decided since (pauses, cancellations, revoked links)"
         )
         mend += "; then decide that again, before `batch-pipeline resume --all --by NAME`"
     return f"{'; '.join(what)}: {mend}"

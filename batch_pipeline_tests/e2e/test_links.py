@@ -276,4 +276,8 @@ def test_a_link_is_the_same_when_the_outbox_had_to_be_written_anew(
     put_back()
     surgery.shell("dispatch", "flu", at=T)  # which writes the outbox, and sends nothing
     assert len(posted) == 1
+    assert browser(surgery, T + hours(1)).open(token).status_code == 503
+    surgery.done("reconcile", "--by", "Dr Test", at=T)
+    assert browser(surgery, T + hours(1)).open(token).status_code == 503
+    surgery.done("resume", "--all", "--by", "Dr Test", at=T)
     assert browser(surgery, T + hours(1)).type_in(token, BORN).status_code == 303

@@ -108,7 +108,7 @@ def test_what_was_cancelled_since_the_copy_does_not_go_out(surgery: Surgery) -> 
     surgery.done("cancel", "flu", "--by", "Dr Grey", at=T)
     put_back()
     refusal = surgery.refused("dispatch", at=T)
-    assert "has forgotten what was decided since (pauses, cancellations)" in refusal
+    assert "has forgotten what was decided since (pauses, cancellations, revoked links)" in refusal
     assert "then decide that again, before `batch-pipeline resume --all --by NAME`" in refusal
     surgery.done("reconcile", "--by", "Dr Grey", at=T)
     surgery.done("cancel", "flu", "--by", "Dr Grey", at=T)

@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from batch_pipeline.gateway.pages.routes import PageLimits
 from batch_pipeline.gateway.pages.views import Views, load_css
-from batch_pipeline.ledger import links
+from batch_pipeline.ledger import controls, links
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import links as table
 from batch_pipeline.rules import links as rules
@@ -271,6 +271,30 @@ def test_revoking_acts_at_once_in_an_open_session(desk: Desk) -> None:
     revoke(desk)
     assert browser.download(token()).status_code == 404
     assert browser.open(token()).status_code == 404
+
+
+def test_no_link_opens_while_the_ledger_may_have_forgotten_what_was_revoked(desk: Desk) -> None:
+    """It was restored from a copy: until people have decided again, and let all go on."""
+    browser, later = desk.browser(), desk.browser("192.0.2.8")
+    browser.type_in(token())
+    with desk.ledger.write() as connection:
+        controls.hold(connection, "it has forgotten what was decided", desk.clock.now)
+    for page in (browser.open(token()), browser.download(token()), later.open(token(3)), later.open(NEVER_MADE)):
+        assert page.status_code == 503
+        assert "try again in a few minutes" in words(page)
+    with desk.ledger.write() as connection:
+        controls.release(connection, "Dr Grey", desk.clock.now)
+    assert browser.download(token()).status_code == 503
+    with desk.ledger.write() as connection:
+        controls.resume_all(connection, "Dr Grey", desk.clock.now)
+    assert browser.download(token()).content == PDF
+    assert {line["fault"] for line in desk.logged() if "fault" in line} == {"the ledger was restored from a copy"}
+
+
+def test_a_pause_of_all_by_a_person_closes_no_link(desk: Desk) -> None:
+    with desk.ledger.write() as connection:
+        controls.pause_all(connection, "Dr Grey", None, desk.clock.now)
+    assert desk.browser().open(token()).status_code == 200
 
 
 # What every answer carries, and what nothing carries

@@ -13,7 +13,7 @@ from typing import TypeVar
 from sqlalchemy.exc import OperationalError
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.ledger import links
+from batch_pipeline.ledger import controls, links
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.links import Link, Tried
 from batch_pipeline.rules import links as rules
@@ -24,7 +24,7 @@ Found = TypeVar("Found")
 
 
 class Busy(Exception):
-    """The ledger can't be asked now, or took too long. Names the cause by its type."""
+    """The ledger can't be asked now, or took too long. Names the cause, or its type."""
 
 
 class Opening:
@@ -39,7 +39,7 @@ class Opening:
         self._writers = ThreadPoolExecutor(_WRITERS, "links-write")
 
     async def find(self, token_hash: str) -> Link | None:
-        """The link of a token's hash."""
+        """The link of a token's hash. ``Busy`` while the ledger may have forgotten that it was revoked."""
         return await self._ask(self._readers, lambda: self._find(token_hash))
 
     async def try_date(self, token_hash: str, born: date, address: str, now: datetime) -> Tried:
@@ -59,6 +59,8 @@ class Opening:
 
     def _find(self, token_hash: str) -> Link | None:
         with self._ledger.read() as connection:
+            if controls.may_have_forgotten(connection):
+                raise Busy("the ledger was restored from a copy")
             return links.find(connection, token_hash)
 
     def _try(self, token_hash: str, born: date, address: str, now: datetime) -> Tried:

@@ -8,7 +8,7 @@ import hmac
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
@@ -18,10 +18,12 @@ from batch_pipeline.ledger import batches as batches_
 from batch_pipeline.ledger.chunks import Message
 from batch_pipeline.ledger.dialects import one_of, upsert_many
 from batch_pipeline.ledger.engine import Ledger
-from batch_pipeline.ledger.outbox import RecordBatch
 from batch_pipeline.ledger.tables import UNSENT, attempts, batches, links, to_microseconds, wrong_dates
 from batch_pipeline.rules import links as rules
 from batch_pipeline.rules.links import Kind, LinkKeys, Standing
+
+if TYPE_CHECKING:
+    from batch_pipeline.ledger.outbox import RecordBatch
 
 Result = Literal["right", "wrong", "locked", "gone", "limited"]
 """What a date of birth that was tried came to; ``limited``: this network address has to wait, nothing was tried."""
@@ -81,7 +83,7 @@ class Revoked:
 # Making them ---------------------------------------------------------------------------------------------------------
 
 
-def write(ledger: Ledger, batch: str, kind: Kind, keys: LinkKeys, rows: Iterable[RecordBatch], now: datetime) -> int:
+def write(ledger: Ledger, batch: str, kind: Kind, keys: LinkKeys, rows: "Iterable[RecordBatch]", now: datetime) -> int:
     """Makes the links of a plan's patients, before its messages are queued; gives how many. The same again is no change.
 
     ``rows``: record batches with ``patient`` (keyed hash) and ``date_of_birth``. Each is in a transaction of its own:

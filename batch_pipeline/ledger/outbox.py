@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import batches as batches_
+from batch_pipeline.ledger import links
 from batch_pipeline.ledger.dialects import insert_many, refresh_statistics
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import Instant, attempts, batches, to_microseconds
@@ -120,7 +121,8 @@ def write(
     """Writes the outbox from an approved plan, in one transaction.
 
     The same plan again changes nothing. A later plan adds patients, and moves or removes those whose attempt isn't
-    begun; an attempt that is begun stays as it is, for ever. ``Refused`` unless the plan is the batch's current
+    begun; an attempt that is begun stays as it is, for ever. Messages whose links are revoked are cancelled before anybody
+    can claim them. ``Refused`` unless the plan is the batch's current
     one and approved, and for a cancelled batch. ``rows``: record batches with the columns ``GIVEN``.
 
     ``series`` gives, for a batch, what this write's references begin with, unlike those of any other write, also in
@@ -167,6 +169,7 @@ def _write_first(
             insert_many(connection, attempts, ("batch", "step", "queued_at", *_STAGED), given)
             added += len(given)
     _set_applied(connection, batch, plan_hash)
+    links.withdraw_revoked(connection, batch, now)
     return OutboxWritten(added, 0, 0, 0)
 
 
@@ -194,6 +197,7 @@ def _write_later(
         moved = _move(connection, batch)
         added = _add(connection, batch, now)
         _set_applied(connection, batch, plan_hash)
+        links.withdraw_revoked(connection, batch, now)
         _staged.drop(connection)
     return OutboxWritten(added, moved, removed, staged - added - moved)
 

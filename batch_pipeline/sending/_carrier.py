@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.ledger import chunks, paces
+from batch_pipeline.ledger import chunks, links, paces
 from batch_pipeline.ledger.chunks import Sendable, Told
 from batch_pipeline.providers.protocol import (
     Answer,
@@ -335,10 +335,14 @@ class Carrier:
     def _give_back(self, held: Held, refused: Sequence[RefusedMessage]) -> None:
         if self.run.before_return is not None:
             self.run.before_return(held.chunk)
-        told = self.run.write(
-            lambda connection: chunks.give_back(connection, held.chunk, _pairs(refused), self.run.now())
-        )
-        self.run.count(held, told)
+
+        def give_back(connection: sa.Connection) -> Told | None:
+            told = chunks.give_back(connection, held.chunk, _pairs(refused), self.run.now())
+            if told is not None:  # and claimed again at once, maybe
+                links.withdraw_revoked(connection, self.run.batch, self.run.now())
+            return told
+
+        self.run.count(held, self.run.write(give_back))
 
     def _stop(self, held: Held, reason: str, *, give_back: bool) -> None:
         """Ends a channel. Its chunk is left for the next dispatch."""

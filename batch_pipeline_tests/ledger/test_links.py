@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.ledger import audit, batches, due, links
+from batch_pipeline.ledger import audit, batches, chunks, due, links
 from batch_pipeline.ledger.chunks import Message
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.links import Link, Revoked, Tried
@@ -21,7 +21,9 @@ from batch_pipeline.rules import links as rules
 from batch_pipeline.rules.links import LinkKeys
 from batch_pipeline_tests.ledger.given import (
     BATCH,
+    LATER_PLAN,
     NOW,
+    PLAN,
     Recipient,
     approve,
     attempt_rows,
@@ -315,6 +317,22 @@ def test_what_was_given_back_after_its_link_was_revoked_is_withdrawn(ledger: Led
     with ledger.write() as connection:
         assert links.withdraw_revoked(connection, BATCH, NOW) == 1
         assert links.withdraw_revoked(connection, BATCH, NOW) == 0
+
+
+@pytest.mark.parametrize("plan", [PLAN, LATER_PLAN])
+def test_a_plan_that_is_queued_after_its_links_were_revoked_has_nothing_to_send(ledger: Ledger, plan: str) -> None:
+    """Not for a moment: a dispatch that is at work on the batch would take it at once."""
+    if plan == LATER_PLAN:
+        given(ledger)
+        begin(ledger, 2, 3)
+    else:
+        approve(ledger)
+    links.write(ledger, BATCH, "attachment", KEYS, rows(2, 3, 4, 5), NOW)
+    revoked(ledger)
+    queue(ledger, lines(4), plan=plan)
+    with ledger.read() as connection:
+        assert chunks.unsent(connection, BATCH, "primary") == {}
+    assert (5, NOW) in attempt_rows(ledger, "line", "cancelled_at")
 
 
 def test_a_line_without_a_link_and_a_batch_without_links_are_refused(ledger: Ledger) -> None:

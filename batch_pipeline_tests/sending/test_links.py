@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from batch_pipeline.ledger import links
 from batch_pipeline.ledger.engine import Ledger
-from batch_pipeline.providers.protocol import Answer, OutgoingMessage, Recovery
+from batch_pipeline.providers.protocol import Answer, ChunkRefused, OutgoingMessage, Recovery, RefusedMessage
 from batch_pipeline.providers.simulator import Shares, Simulator
 from batch_pipeline.rules import links as rules
 from batch_pipeline.sending import fallbacks
@@ -85,6 +85,32 @@ def test_a_chunk_that_is_posted_again_by_another_carries_the_same_addresses(fold
     assert len(world.journal()) == 30
     assert {message.text for message in provider.posted} <= {expected(line) for line in range(2, 32)}
     assert len(provider.posted) > 20
+
+
+class Refusing(Recording):
+    """Refuses the first chunk because of one message; meanwhile the link of another of it is revoked."""
+
+    ledger: Ledger
+
+    @override
+    def send(self, chunk_reference: str, messages: Sequence[OutgoingMessage], now: datetime) -> Answer:
+        if self.posted:
+            return super().send(chunk_reference, messages, now)
+        self.posted += messages
+        with self.ledger.write() as connection:
+            links.revoke(connection, BATCH, [2], "Dr Grey", NOW)
+        raise ChunkRefused([RefusedMessage(f"{BATCH}:3:primary", "CM_INVALID_NHS_NUMBER")])
+
+
+def test_what_is_unsent_again_after_its_link_was_revoked_does_not_go(folder: Path) -> None:
+    """A chunk that the provider refused is given back, and the same run claims what is left of it at once."""
+    world = World(folder, recipients=lines(5, text=TEXT))
+    links.write(world.ledger, BATCH, "attachment", KEYS, rows(*range(2, 7)), NOW)
+    provider = Refusing(world.folder / "simulator.sqlite", chunk=5, timeout=world.timeout, recovery=world.recovery)
+    provider.posted, provider.ledger = [], world.ledger
+    world.dispatch(world.ledger, provider)
+    assert [len(provider.posted), f"{BATCH}:2:primary" in world.journal()] == [5 + 3, False]
+    assert attempt_rows(world.ledger, "line", "cancelled_at", line=2) == [(2, NOW)]
 
 
 def test_nothing_follows_on_an_app_message_whose_link_was_revoked(ledger: Ledger) -> None:

@@ -13,6 +13,7 @@ from batch_pipeline_tests.questionnaires.given import MONDAY, dated, readings, s
 
 FORM = shipped("bp_7_day")
 DAYS = FORM.pages
+SUNDAY = MONDAY - timedelta(days=1)
 TUESDAY = MONDAY + timedelta(days=1)
 THURSDAY = MONDAY + timedelta(days=3)
 WHOLE = {"m1": (150, 95), "m2": (146, 93), "e1": (142, 91), "e2": (138, 89)}
@@ -142,6 +143,35 @@ def test_a_wrong_date_later_leaves_the_right_one() -> None:
     found = post(dated("day-1.date", TUESDAY), week(1))
     assert found.errors
     assert found.answers == week(1)
+
+
+@pytest.mark.parametrize("parts", ["with the readings again", "with the readings alone"])
+@pytest.mark.parametrize(("on", "says"), [(TUESDAY, "must be today or in the past"), (SUNDAY, "has the same date")])
+def test_a_date_that_came_before_the_readings_is_taken_for_theirs_only_if_it_can_be(
+    on: date, says: str, parts: str
+) -> None:
+    """Day 2 is saved with its date alone, and Day 1 is given that date with its readings; or the date is to come."""
+    before = post(dated("day-2.date", on), day=2).answers
+    if on == SUNDAY:
+        before = post(readings(DAYS[0], SUNDAY, **WHOLE), before).answers
+    found = post(readings(DAYS[1], on if "again" in parts else None, m1=(150, 95)), before, day=2)
+    assert says in found.errors["day-2.date:day"]
+    assert "day-2.date" not in found.answers, "the readings would be another day's"
+    assert found.answers["day-2.morning.1.systolic"] == 150
+    mended = post(dated("day-2.date", MONDAY), found.answers, day=2)
+    assert not mended.errors
+    assert mended.answers["day-2.date"] == MONDAY
+
+
+def test_a_date_that_has_grown_old_since_it_was_given_stays() -> None:
+    """Fourteen days back when it was given; a link may live nine days more."""
+    answers = post(readings(DAYS[0], MONDAY, m1=(150, 95)), today=MONDAY + timedelta(days=14)).answers
+    again = post(readings(DAYS[0], MONDAY, e1=(150, 95)), answers, today=MONDAY + timedelta(days=17))
+    assert not again.errors
+    assert again.answers["day-1.date"] == MONDAY
+    other = post(dated("day-1.date", TUESDAY), answers, today=MONDAY + timedelta(days=17))
+    assert "within the last 14 days" in other.errors["day-1.date:day"]
+    assert other.answers["day-1.date"] == MONDAY
 
 
 def test_a_page_with_a_date_and_nothing_else_is_no_day_of_readings() -> None:

@@ -1,6 +1,7 @@
 """The file that goes with a batch, and the address by which each patient reaches it (SPEC 2.6, 2.12)."""
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -67,11 +68,18 @@ def link_in(file: BatchFile, workspace: Workspace) -> str | None:
 
     ``Refused`` for a message with a link, of a workspace that has nowhere for links to lead.
     """
-    if not file.message.carries_link:
-        return None
+    return _address(workspace, f"{file.batch}: its message") if file.message.carries_link else None
+
+
+def link_in_template(name: str, fields: Collection[str], workspace: Workspace) -> str | None:
+    """The same where there is no batch yet: a template that names ``{{ link }}`` is for messages that carry one."""
+    return _address(workspace, f"template {name}") if links.FIELD in fields else None
+
+
+def _address(workspace: Workspace, what: str) -> str:
     if workspace.links is None:
         raise Refused(
-            f"{file.batch}: its message carries a link, but workspace {workspace.id} doesn't say where links lead: add "
+            f"{what} carries a link, but workspace {workspace.id} doesn't say where links lead: add "
             "links: {base_url: https://…} to its file"
         )
     return links.address(workspace.links.base_url)

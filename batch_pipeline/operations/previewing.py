@@ -12,6 +12,7 @@ import duckdb
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House
 from batch_pipeline.ingest.reader import open_cohort
+from batch_pipeline.operations.attaching import link_in_template
 from batch_pipeline.operations.review import worded
 from batch_pipeline.operations.submission import read_into
 from batch_pipeline.planning.duck import scan
@@ -21,7 +22,7 @@ from batch_pipeline.planning.plan import fields_unknown
 from batch_pipeline.rules.conditional_text import MissingValue, Writer
 from batch_pipeline.rules.fragments import Fragments, downgrade, sms_fragments
 from batch_pipeline.settings import Workspace, load_workspaces
-from batch_pipeline.templates import load_template
+from batch_pipeline.templates import fields_of, load_template
 
 _LETTERS = re.compile(r"\w")
 
@@ -61,13 +62,14 @@ def preview(
     house.home.require()
     workspace = _workspace(house, workspace_id)
     _, message = load_template(house.home, name)
+    link = link_in_template(name, fields_of(message), workspace)
     with house.staging() as folder, house.duck() as con:
         reader = open_cohort(cohort, label=cohort.name, max_bytes=house.settings.max_cohort_bytes)
         table, _ = read_into(reader, folder)
         files = PatientFiles(folder / "patients", folder / "rejected_rows", folder / "duplicates")
         today = now.astimezone(workspace.zone).date()
         sort_lines(con, table, files, today=today, needs_date_of_birth=False)
-        words = worded(message, workspace, reader.shape.columns)
+        words = worded(message, workspace, reader.shape.columns, link)
         if words.unknown_fields:
             raise Refused(f"template {name}, {cohort.name}: {fields_unknown(words)}")
         rows = _rows(con, words, files.patients, table, lines, most)

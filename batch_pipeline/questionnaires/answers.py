@@ -58,8 +58,11 @@ def missing(form: Form, answers: Answers) -> tuple[tuple[Page, Question], ...]:
 
 
 def computed(form: Form, answers: Answers) -> dict[str, Value]:
-    """The answers that are worked out of others, by linkId: the body mass index, once height and weight are there."""
-    if not form.computed:
+    """The answers that are worked out of others, by linkId: the body mass index, once height and weight are there.
+
+    All of them: inches whose feet were mistyped, and are missing yet, are no height.
+    """
+    if not form.computed or any({BODY_HEIGHT, BODY_WEIGHT} & asked.codes for _, asked in missing(form, answers)):
         return {}
     held = form.in_force(answers)
     height = _total(form, held, BODY_HEIGHT, body_mass.CENTIMETRES)

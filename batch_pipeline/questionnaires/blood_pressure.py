@@ -193,14 +193,18 @@ def _on(page: Page, held: Sequence[Given]) -> list[Given]:
     return [each for each in held if each.place.page.link_id == page.link_id]
 
 
-def faults(form: Form, page: Page, answers: Answers, today: date) -> dict[str, str]:
-    """What is wrong with a page's readings as a whole, by the linkId of the answer that is to be mended."""
+def faults(form: Form, page: Page, answers: Answers, before: Answers, today: date) -> dict[str, str]:
+    """What is wrong with a page's readings as a whole, by the linkId of the answer that is to be mended.
+
+    A date that readings had ``before`` wasn't old when it was given, and isn't judged by its age again.
+    """
     held = given(form, answers)
     here = _on(page, held)
+    had = next((each.on for each in _on(page, given(form, before))), None)
     found: dict[str, str] = {}
     for each in here:
         found.update(_of_pair(each))
-    if here and (what := _of_date(here[0], held, today)):
+    if here and (what := _of_date(here[0], held, had, today)):
         found[here[0].place.on.link_id] = what
     return found
 
@@ -219,13 +223,13 @@ def _of_pair(each: Given) -> dict[str, str]:
     return {}
 
 
-def _of_date(each: Given, held: Sequence[Given], today: date) -> str | None:
+def _of_date(each: Given, held: Sequence[Given], had: date | None, today: date) -> str | None:
     name = each.place.on.name
     if each.on is None:
         return f"{name}: enter the date of these readings"
     if each.on > today:
         return f"{name} must be today or in the past"
-    if each.on < today - OLDEST:
+    if each.on < today - OLDEST and each.on != had:
         return f"{name} must be within the last {OLDEST.days} days"
     for other in held:
         if other.on == each.on and other.place.page.link_id != each.place.page.link_id:

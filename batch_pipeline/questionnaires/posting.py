@@ -63,9 +63,12 @@ def read_page(form: Form, page: Page, fields: Mapping[str, str], before: Answers
             answers.pop(question.link_id, None)
             if question.required:
                 errors[question.link_id] = _unanswered(question)
-    for link_id, fault in blood_pressure.faults(form, page, answers, today).items():
+    for link_id, fault in blood_pressure.faults(form, page, answers, before, today).items():
         errors.setdefault(link_id, fault)
-        _take_back_date(answers, link_id, before)
+        if isinstance(answers.get(link_id), date):
+            # Readings under a wrong date would count as another day's; without one they wait for the right one.
+            del answers[link_id]
+            answers |= _former_date(form, page, link_id, answers, before, today)
     return Posted(
         answers,
         {question.fields[0]: errors[question.link_id] for question in page.questions if question.link_id in errors},
@@ -73,12 +76,13 @@ def read_page(form: Form, page: Page, fields: Mapping[str, str], before: Answers
     )
 
 
-def _take_back_date(answers: dict[str, Value], link_id: str, before: Answers) -> None:
-    """Readings under a wrong date would count as another day's; without one they wait for the right one."""
-    if isinstance(answers.get(link_id), date):
-        del answers[link_id]
-        if link_id in before:
-            answers[link_id] = before[link_id]
+def _former_date(
+    form: Form, page: Page, link_id: str, answers: Answers, before: Answers, today: date
+) -> dict[str, Value]:
+    """The date that a page had, if its readings may have it still: one that came alone was held against nothing."""
+    former = {link_id: before[link_id]} if link_id in before else {}
+    wrong = blood_pressure.faults(form, page, {**answers, **former}, before, today)
+    return {} if link_id in wrong else former
 
 
 def _warnings(page: Page, answers: Answers, before: Answers) -> dict[str, str]:

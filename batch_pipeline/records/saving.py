@@ -16,9 +16,11 @@ import sqlalchemy as sa
 from batch_pipeline.ledger import records
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.records import Facts, Noted, RecordChunk
+from batch_pipeline.providers.accounts import TAKES_MARKDOWN
 from batch_pipeline.records.communication import Message, Sender, communication
 from batch_pipeline.records.validity import NotValid, check
 from batch_pipeline.records.writer import Entry, Outcome, Writer, WriterStopped
+from batch_pipeline.rules import markdown
 from batch_pipeline.rules.records import COMPLETED, why_not_done
 
 
@@ -65,7 +67,7 @@ class Messages:
             channel=facts.channel,
             status=facts.status,
             nhs_number=facts.nhs_number,
-            text=facts.text,
+            text=_as_read(facts.text, facts),
             subject=facts.subject,
             because=None if completed else why_not_done(facts.state, facts.failure_kind, facts.failure_code),
             sent=facts.accepted_at,
@@ -73,6 +75,11 @@ class Messages:
             follows=facts.first,
         )
         return Entry(facts.identifier, communication(self._sender, message))
+
+
+def _as_read(text: str, facts: Facts) -> str:
+    """As the patient reads it: where the provider sets an email's Markdown, values were escaped when it was queued."""
+    return markdown.plain(text) if facts.channel == "email" and facts.provider in TAKES_MARKDOWN else text
 
 
 @dataclass(slots=True)

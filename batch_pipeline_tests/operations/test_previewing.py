@@ -8,6 +8,7 @@ import pytest
 
 from batch_pipeline.house import House, Submitted
 from batch_pipeline.operations.previewing import masked, preview
+from batch_pipeline.rules import links
 from batch_pipeline.settings import BatchFile
 from batch_pipeline.templates import Message
 from batch_pipeline_tests.e2e.surgery import Surgery, T, by_email, by_sms, csv_text
@@ -131,6 +132,17 @@ def test_a_column_that_the_cohort_lacks_is_told_of(surgery: Surgery, recall: Pat
     recall.write_text(recall.read_text().replace("Clinic", "Clinik"))
     said = surgery.refused("templates", "preview", "recall", "--cohort", recall, at=T)
     assert "template recall, list.csv: the message names {{ clinic }} (did you mean {{ clinik }}?)" in said
+
+
+def test_a_template_that_carries_a_link_is_shown_with_where_links_lead(surgery: Surgery, recall: Path) -> None:
+    surgery.put(surgery.home.templates / "recall.md", RECALL.replace("ring {{ org", "{{ link }} {{ org"))
+    said = surgery.refused("templates", "preview", "recall", "--cohort", recall, at=T)
+    assert "template recall carries a link, but workspace larkfield doesn't say where links lead: add links:" in said
+    workspace = surgery.home.workspaces / "larkfield.yaml"
+    settings = json.loads(workspace.read_text()) | {"links": {"base_url": "https://msg.example.org"}}
+    surgery.put(workspace, json.dumps(settings))
+    (found,) = preview(House(surgery.home), "recall", recall, T, workspace_id=None, lines=[2], most=3, written=str)
+    assert found.texts["sms"] == f"Forename001: {links.address('https://msg.example.org')} Larkfield Surgery"
 
 
 @pytest.mark.parametrize("value", ["Ann", "07700 900123", "O’Brien-ŵ", "31 January 1980", "a_b@c.example"])

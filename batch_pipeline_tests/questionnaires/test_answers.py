@@ -42,6 +42,9 @@ def test_answers_to_another_form_are_not_taken_for_this_ones() -> None:
         # 182.88 cm, 12 stone 7: 79.37866475 / 3.34450944 = 23.73
         ({**IMPERIAL, "imperial.height.feet": 6, "imperial.weight.stones": 12,
           "imperial.weight.pounds": Decimal(7)}, "23.7"),
+        # Feet or stones that were mistyped, and are missing yet: inches alone are no height, pounds alone no weight.
+        ({**IMPERIAL, "imperial.height.inches": Decimal(11), "imperial.weight.stones": 12}, None),
+        ({**IMPERIAL, "imperial.height.feet": 5, "imperial.weight.pounds": Decimal(7)}, None),
         # Who changed to imperial isn't measured by what was written in centimetres.
         ({**IMPERIAL, "metric.height": Decimal(170), "metric.weight": Decimal(70)}, None),
         ({}, None),

@@ -1,5 +1,6 @@
 from collections.abc import Mapping
 from datetime import date, timedelta
+from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from batch_pipeline_tests.questionnaires.given import MONDAY, dated, readings, s
 
 FORM = shipped("bp_7_day")
 DAYS = FORM.pages
+SUNDAY = MONDAY - timedelta(days=1)
 TUESDAY = MONDAY + timedelta(days=1)
 THURSDAY = MONDAY + timedelta(days=3)
 WHOLE = {"m1": (150, 95), "m2": (146, 93), "e1": (142, 91), "e2": (138, 89)}
@@ -144,6 +146,35 @@ def test_a_wrong_date_later_leaves_the_right_one() -> None:
     assert found.answers == week(1)
 
 
+@pytest.mark.parametrize("parts", ["with the readings again", "with the readings alone"])
+@pytest.mark.parametrize(("on", "says"), [(TUESDAY, "must be today or in the past"), (SUNDAY, "has the same date")])
+def test_a_date_that_came_before_the_readings_is_taken_for_theirs_only_if_it_can_be(
+    on: date, says: str, parts: str
+) -> None:
+    """Day 2 is saved with its date alone, and Day 1 is given that date with its readings; or the date is to come."""
+    before = post(dated("day-2.date", on), day=2).answers
+    if on == SUNDAY:
+        before = post(readings(DAYS[0], SUNDAY, **WHOLE), before).answers
+    found = post(readings(DAYS[1], on if "again" in parts else None, m1=(150, 95)), before, day=2)
+    assert says in found.errors["day-2.date:day"]
+    assert "day-2.date" not in found.answers, "the readings would be another day's"
+    assert found.answers["day-2.morning.1.systolic"] == 150
+    mended = post(dated("day-2.date", MONDAY), found.answers, day=2)
+    assert not mended.errors
+    assert mended.answers["day-2.date"] == MONDAY
+
+
+def test_a_date_that_has_grown_old_since_it_was_given_stays() -> None:
+    """Fourteen days back when it was given; a link may live nine days more."""
+    answers = post(readings(DAYS[0], MONDAY, m1=(150, 95)), today=MONDAY + timedelta(days=14)).answers
+    again = post(readings(DAYS[0], MONDAY, e1=(150, 95)), answers, today=MONDAY + timedelta(days=17))
+    assert not again.errors
+    assert again.answers["day-1.date"] == MONDAY
+    other = post(dated("day-1.date", TUESDAY), answers, today=MONDAY + timedelta(days=17))
+    assert "within the last 14 days" in other.errors["day-1.date:day"]
+    assert other.answers["day-1.date"] == MONDAY
+
+
 def test_a_page_with_a_date_and_nothing_else_is_no_day_of_readings() -> None:
     found = post(dated("day-1.date", MONDAY))
     assert not found.errors
@@ -205,3 +236,72 @@ def test_another_questionnaire_has_no_readings() -> None:
     assert blood_pressure.days(other, answers, MONDAY) == ()
     assert blood_pressure.average(other, answers) is None
     assert blood_pressure.noticed(other, answers, MONDAY) == ()
+
+
+# Held against NICE's words, by other means ---------------------------------------------------------------------------
+
+NUMBERS = st.one_of(
+    st.sampled_from([0, 39, 40, 59, 60, 89, 90, 119, 120, 179, 180, 200, 201, 300, 301]), st.integers(60, 190)
+)
+POSTS = st.tuples(
+    st.integers(1, 2),
+    st.sampled_from([None, None, -16, -2, -1, 0, 0, 1]),
+    st.one_of(st.just({}), st.dictionaries(st.sampled_from(PLACES), st.tuples(NUMBERS, NUMBERS), max_size=4)),
+)
+
+
+def pairs(answers: Answers) -> list[tuple[date, int, int]]:
+    """Straight from the answers' names: no form, no places."""
+    found: list[tuple[date, int, int]] = []
+    for name, systolic in answers.items():
+        if name.endswith(".systolic"):
+            on, diastolic = answers.get(f"{name[:5]}.date"), answers.get(name.replace("systolic", "diastolic"))
+            if isinstance(on, date) and isinstance(systolic, int) and isinstance(diastolic, int):
+                found.append((on, systolic, diastolic))
+    return [each for each in found if each[1] > each[2]]
+
+
+@settings(max_examples=70, deadline=None)
+@given(st.lists(POSTS, min_size=2, max_size=7))
+def test_whatever_is_posted_in_whatever_order(posts: list[tuple[int, int | None, dict[str, tuple[int, int]]]]) -> None:
+    """No number that can be one is lost; none is another day's; the average is NICE's; nothing at 180/120 goes unsaid."""
+    answers, numbers, dates = dict[str, Value](), dict[str, int](), dict[str, set[date]]()
+    for n, (day, offset, given_now) in enumerate(posts):
+        today = MONDAY + timedelta(days=n // 3)
+        on = None if offset is None else today + timedelta(days=offset)
+        fields = readings(DAYS[day - 1], on, **given_now)
+        found = post(fields, answers, day=day, today=today)
+        answers = dict(found.answers)
+        for name, typed in fields.items():
+            least, most = (40, 300) if name.endswith("systolic") else (20, 200)
+            if ".date" not in name and least <= int(typed) <= most:
+                numbers[name] = int(typed)
+        if on is not None:
+            dates.setdefault(f"day-{day}", set()).add(on)
+
+        assert {name: value for name, value in answers.items() if not name.endswith(".date")} == numbers
+        by_page = {name.split(".")[0]: value for name, value in answers.items() if name.endswith(".date")}
+        with_readings = [by_page[page] for page in by_page if any(name.startswith(page) for name in numbers)]
+        assert len(set(with_readings)) == len(with_readings), "two days with one date"
+        assert all(isinstance(on, date) and on <= today for on in with_readings)
+        assert all(by_page[page] in dates[page] for page in by_page)
+
+        taken = pairs(answers)
+        first = min((on for on, _, _ in taken), default=None)
+        rest = [each for each in taken if each[0] != first]
+        average = blood_pressure.average(FORM, answers)
+        assert (average is None) == (not rest)
+        if average is not None:
+            systolics, diastolics = [each[1] for each in rest], [each[2] for each in rest]
+            for got, counted in ((average.systolic, systolics), (average.diastolic, diastolics)):
+                exact = Fraction(sum(counted), len(rest))
+                assert Fraction(-1, 2) <= exact - got < Fraction(1, 2)
+            assert average.valid == (len(rest) >= 12 and len({on for on, _, _ in rest}) >= 3)
+
+        noticed = blood_pressure.noticed(FORM, answers, today)
+        urgent = {each.given.place.link_id for each in noticed if each.band.urgent}
+        assert urgent == {
+            name.rsplit(".", 1)[0]
+            for name, number in numbers.items()
+            if number >= (180 if name.endswith("systolic") else 120)
+        }

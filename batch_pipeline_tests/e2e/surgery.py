@@ -304,8 +304,15 @@ class Surgery:
     def done(self, *words: object, at: datetime | None = None) -> Ran:
         """A command that has to succeed."""
         ran = self.shell(*words, at=at)
-        assert ran.code == 0, ran.err
+        assert ran.code == 0, "\n".join([ran.err, *self._failed_steps()])
         return ran
+
+    def _failed_steps(self) -> Iterator[str]:
+        """What the steps of the last failed run raised: the shell leaves that to the UI."""
+        with self.dagster() as instance:
+            for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]), limit=1):
+                for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+                    yield entry.get_dagster_event().step_failure_data.error_display_string
 
     def refused(self, *words: object, at: datetime | None = None) -> str:
         """A command that has to be refused; gives the one sentence that it says."""

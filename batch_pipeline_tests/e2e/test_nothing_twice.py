@@ -90,7 +90,7 @@ def test_a_batch_that_is_done_again_in_every_way_sends_nothing_again(larkfield: 
     materialise(larkfield, "flu", T + hours(24), "plan", "dispatch", "receipts", "fallback")
     assert larkfield.sent_once() == {*sent, "flu:3:fallback"}
     larkfield.done("sweep", at=T + hours(25))
-    larkfield.status("flu", status="Done", fallback_sent=1, fallback_delivered=1, failed=1, delivered=3, emailed=1)
+    larkfield.status("flu", status="Saving", fallback_sent=1, fallback_delivered=1, failed=1, delivered=3, emailed=1)
 
 
 def test_the_plan_made_again_between_approval_and_dispatch(larkfield: Surgery) -> None:

@@ -282,12 +282,22 @@ def is_revoked() -> sa.ColumnElement[bool]:
 
 
 def unlock(connection: sa.Connection, batch: str, line: int, by: str, now: datetime) -> bool:
-    """Lets a patient try again whose link is locked; false when it isn't. ``Refused`` for a line without a link."""
+    """Lets a patient try again whose link is locked; false when it isn't.
+
+    ``Refused`` for a line without a link, and for a link that would open no more.
+    """
     batches_.get(connection, batch, lock=True)
     patient = _patients_of(connection, batch, [line])[line]
-    locked = sa.and_(links.c.batch == batch, links.c.patient == patient, links.c.locked_at.is_not(None))
-    if not connection.execute(sa.update(links).where(locked).values(locked_at=None, wrong_tries=0)).rowcount:
+    mine = sa.select(links.c.token_hash).where(links.c.batch == batch, links.c.patient == patient)
+    link = find(connection, connection.execute(mine).scalar_one(), lock=True)
+    if link is None or link.standing(now) == "gone":
+        raise Refused(
+            f"batch {batch}, line {line}: the link opens no more, as it was revoked or its time is over: reach the patient "
+            "another way"
+        )
+    if link.locked_at is None:
         return False
+    _set(connection, link.token_hash, locked_at=None, wrong_tries=0)
     audit.record(connection, now, by, "unlock", batch, {"line": line})
     _report_again(connection, batch)
     return True

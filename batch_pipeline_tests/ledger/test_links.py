@@ -361,6 +361,21 @@ def test_a_locked_link_is_unlocked_by_a_person_and_has_five_tries_again(ledger: 
     assert audited(ledger) == [("unlock", {"line": 2})]
 
 
+@pytest.mark.parametrize("why", ["revoked", "over"])
+def test_who_unlocks_a_link_that_opens_no_more_is_told_so(ledger: Ledger, why: str) -> None:
+    """Or the patient would be told to try again."""
+    given(ledger)
+    begin(ledger, 2)
+    for _ in range(5):
+        tried(ledger, WRONG)
+    now = NOW + timedelta(days=28) if why == "over" else NOW
+    if why == "revoked":
+        revoked(ledger, 2)
+    with ledger.write() as connection, pytest.raises(Refused, match="line 2: the link opens no more"):
+        links.unlock(connection, BATCH, 2, "Dr Grey", now)
+    assert found(ledger).locked_at == NOW
+
+
 def test_a_locked_link_that_is_revoked_needs_nobody(ledger: Ledger) -> None:
     given(ledger)
     for line in (2, 3):

@@ -19,6 +19,7 @@ from batch_pipeline.ledger.records import Facts, Noted, RecordChunk
 from batch_pipeline.records.communication import Message, Sender, communication
 from batch_pipeline.records.validity import NotValid, check
 from batch_pipeline.records.writer import Entry, Outcome, Writer, WriterStopped
+from batch_pipeline.rules import links
 from batch_pipeline.rules.records import COMPLETED, why_not_done
 
 
@@ -65,7 +66,7 @@ class Messages:
             channel=facts.channel,
             status=facts.status,
             nhs_number=facts.nhs_number,
-            text=facts.text,
+            text=links.retold(facts.text),
             subject=facts.subject,
             because=None if completed else why_not_done(facts.state, facts.failure_kind, facts.failure_code),
             sent=facts.accepted_at,

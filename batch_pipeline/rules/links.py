@@ -77,6 +77,11 @@ def completed(text: str, token: str) -> str:
     return text.replace(PLACEHOLDER, token)
 
 
+def retold(text: str) -> str:
+    """A queued text as the record has it: that a link was in it, and not which."""
+    return text.replace(PLACEHOLDER, "[personal link]")
+
+
 # How long a link lives -----------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from batch_pipeline.ledger.tables import attempts, record_chunks, record_entries
 from batch_pipeline.records import saving
 from batch_pipeline.records.folder import RecordFolder
 from batch_pipeline.records.writer import Entry, Outcome, StillOurs, Writer, WriterStopped
+from batch_pipeline.rules import links
 from batch_pipeline.rules.records import APP_IS_SILENT
 from batch_pipeline_tests.ledger.given import (
     BATCH,
@@ -61,6 +62,16 @@ def test_every_message_that_is_due_is_written_once_however_often_it_is_saved(wor
     assert world.in_folder() == all_of(world)
     assert saved(world) == (MANY, 0, 0)
     assert len(list((world.root / BATCH).iterdir())) == 3  # of four entries, or what is left
+
+
+def test_the_record_says_that_a_link_was_sent_and_not_which(ledger: Ledger, tmp_path: Path) -> None:
+    """Nor the stand-in that is queued: it reads as if the patient had been sent that."""
+    address = links.address("https://msg.example.org")
+    world = World.of(ledger, tmp_path, lines(1, text=f"See {address}. Thank you."))
+    world.save()
+    (path,) = (world.root / BATCH).iterdir()
+    (payload,) = json.loads(path.read_text())["payload"]
+    assert payload["contentString"] == "See https://msg.example.org/[personal link]. Thank you."
 
 
 def test_nothing_is_written_before_it_is_certain(ledger: Ledger, tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ class Facts(NamedTuple):
     first: str | None
     """Of a fallback: the reference of the App message that it followed."""
     channel: str
+    provider: str
     nhs_number: str | None
     subject: str | None
     text: str | None
@@ -248,7 +249,7 @@ def message_facts(connection: sa.Connection, identifiers: Sequence[str]) -> list
     query = sa.select(
         attempts.c.reference,
         its_first.scalar_subquery(),
-        *(attempts.c[name] for name in ("channel", "nhs_number", "subject", "text")),
+        *(attempts.c[name] for name in ("channel", "provider", "nhs_number", "subject", "text")),
         sa.literal_column(attempt_state_sql("attempts")),
         sa.literal_column(entry_status_sql("attempts")),
         *(attempts.c[name] for name in ("failure_kind", "failure_code", "accepted_at", "delivered_at", "read_at")),

@@ -16,10 +16,11 @@ import sqlalchemy as sa
 from batch_pipeline.ledger import records
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.records import Facts, Noted, RecordChunk
+from batch_pipeline.providers.accounts import TAKES_MARKDOWN
 from batch_pipeline.records.communication import Message, Sender, communication
 from batch_pipeline.records.validity import NotValid, check
 from batch_pipeline.records.writer import Entry, Outcome, Writer, WriterStopped
-from batch_pipeline.rules import links
+from batch_pipeline.rules import links, markdown
 from batch_pipeline.rules.records import COMPLETED, why_not_done
 
 
@@ -66,7 +67,7 @@ class Messages:
             channel=facts.channel,
             status=facts.status,
             nhs_number=facts.nhs_number,
-            text=links.retold(facts.text),
+            text=_as_read(facts.text, facts.provider),
             subject=facts.subject,
             because=None if completed else why_not_done(facts.state, facts.failure_kind, facts.failure_code),
             sent=facts.accepted_at,
@@ -74,6 +75,11 @@ class Messages:
             follows=facts.first,
         )
         return Entry(facts.identifier, communication(self._sender, message))
+
+
+def _as_read(text: str, provider: str) -> str:
+    """A queued text as its patient read it, but for the address of their own."""
+    return links.retold(markdown.plain(text) if provider in TAKES_MARKDOWN else text)
 
 
 @dataclass(slots=True)

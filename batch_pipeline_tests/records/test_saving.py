@@ -74,6 +74,18 @@ def test_the_record_says_that_a_link_was_sent_and_not_which(ledger: Ledger, tmp_
     assert payload["contentString"] == "See https://msg.example.org/[personal link]. Thank you."
 
 
+@pytest.mark.parametrize(
+    ("provider", "told"), [("smtp", "Dear Ann-Marie, *see* this."), ("govuk_notify", "Dear Ann\\-Marie, *see* this.")]
+)
+def test_the_record_has_an_email_as_it_was_read(ledger: Ledger, tmp_path: Path, provider: str, told: str) -> None:
+    """Where it is queued as Markdown, a patient's values have backslashes before what would be marks."""
+    text = "Dear Ann\\-Marie, *see* this."
+    world = World.of(ledger, tmp_path, lines(1, "email", provider=provider, text=text))
+    world.save()
+    (path,) = (world.root / BATCH).iterdir()
+    assert json.loads(path.read_text())["payload"] == [{"contentString": told}]
+
+
 def test_nothing_is_written_before_it_is_certain(ledger: Ledger, tmp_path: Path) -> None:
     world = World.of(ledger, tmp_path, lines(3))
     set_attempts(ledger, {"delivered_at": None, "failed_at": NOW, "failure_kind": "permanent"}, batch=BATCH, line=2)

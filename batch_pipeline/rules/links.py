@@ -8,6 +8,7 @@ the ledger knows it by its hash.
 
 import hashlib
 import hmac
+import re
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -70,6 +71,13 @@ def birth_hash(keys: LinkKeys, token_hash: str, born: date) -> str:
 def address(base_url: str, token: str = PLACEHOLDER) -> str:
     """A link's address, at the workspace's own."""
     return f"{base_url}/{token}"
+
+
+def stands_apart(text: str, link: str) -> bool:
+    """Whether nothing in a text is so near to an address that a phone, or a mail program, would make it a part of it."""
+    address = re.escape(link)
+    apart = rf"(?<![^\s(\[\"']){address}(?=[.,;:!?)\]\"']*(?:\s|$))"
+    return len(re.findall(apart, text)) == len(re.findall(address, text))
 
 
 def completed(text: str, token: str) -> str:

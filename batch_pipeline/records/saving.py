@@ -134,6 +134,8 @@ class Run:
     """After which to look for what is new."""
     _claimed: bool = False
     """Whether anything was since the beginning was looked at last."""
+    _is_through: bool = False
+    """Whether nothing new is left: a million messages aren't looked through again for each chunk that others left."""
 
     def save(self) -> Saved:
         """Writes all that is due and not written, and finishes what others left; any number may do so at once."""
@@ -164,7 +166,10 @@ class Run:
     # Finding work ------------------------------------------------------------------------------------------------
 
     def _next(self) -> RecordChunk | None:
-        return self._left_by_others() or self._new()
+        """What is new goes first: of what was left, some may be what no run can write, and each would end over it."""
+        chunk = None if self._is_through else self._new()
+        self._is_through = chunk is None
+        return chunk or self._left_by_others()
 
     def _left_by_others(self) -> RecordChunk | None:
         with self.ledger.read() as connection:

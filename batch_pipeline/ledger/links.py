@@ -205,12 +205,6 @@ def _set(connection: sa.Connection, token_hash: str, **values: Any) -> None:
     connection.execute(sa.update(links).where(links.c.token_hash == token_hash).values(**values))
 
 
-def _report_again(connection: sa.Connection, batch: str) -> None:
-    """Its final report has to be made anew, if it was made."""
-    made = sa.and_(batches.c.batch == batch, batches.c.reported_at.is_not(None))
-    connection.execute(sa.update(batches).where(made).values(reported_at=None))
-
-
 # What people decide about them ---------------------------------------------------------------------------------------
 
 
@@ -227,7 +221,7 @@ def revoke(connection: sa.Connection, batch: str, lines: Collection[int], by: st
     messages = withdraw_revoked(connection, batch, now)
     chunks.take_back_fallbacks(connection, batch)
     if revoked or messages:
-        _report_again(connection, batch)
+        batches_.mark_changed(connection, batch)
     return Revoked(revoked, messages)
 
 
@@ -299,7 +293,7 @@ def unlock(connection: sa.Connection, batch: str, line: int, by: str, now: datet
         return False
     _set(connection, link.token_hash, locked_at=None, wrong_tries=0)
     audit.record(connection, now, by, "unlock", batch, {"line": line})
-    _report_again(connection, batch)
+    batches_.mark_changed(connection, batch)
     return True
 
 

@@ -252,8 +252,12 @@ def test_a_lock_lets_the_final_report_be_made_again(ledger: Ledger) -> None:
             return due.ended_unreported(connection)
 
     assert unreported() == [BATCH]
-    with ledger.write() as connection:
-        batches.mark_reported(connection, BATCH, NOW)
+
+    def report(at: datetime) -> None:
+        with ledger.write() as connection:
+            batches.mark_reported(connection, BATCH, batches.get(connection, BATCH).changes, at)
+
+    report(NOW)
     later = NOW + timedelta(hours=1)
     for _ in range(4):
         tried(ledger, WRONG, at=later)
@@ -262,11 +266,15 @@ def test_a_lock_lets_the_final_report_be_made_again(ledger: Ledger) -> None:
     assert unreported() == [BATCH]
     with ledger.read() as connection:
         assert links.locked(connection, BATCH) == [(2, later)]
-    with ledger.write() as connection:
-        batches.mark_reported(connection, BATCH, later)
+    report(later)
     assert unreported() == []
+    with ledger.read() as connection:
+        seen = batches.get(connection, BATCH).changes
     with ledger.write() as connection:
         links.unlock(connection, BATCH, 2, "Dr Grey", later)
+    assert unreported() == [BATCH]
+    with ledger.write() as connection:  # a report that was begun before
+        batches.mark_reported(connection, BATCH, seen, later)
     assert unreported() == [BATCH]
 
 

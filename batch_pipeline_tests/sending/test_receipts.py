@@ -403,10 +403,23 @@ def looked_at_again(ledger: Ledger) -> tuple[bool, bool]:
 def test_a_run_that_dies_over_news_of_a_batch_that_was_saved_leaves_it_to_be_looked_at_again(sent: Ledger) -> None:
     """In the very transaction: what was told is never told again, and nobody would write it to the record."""
     with sent.write() as connection:
-        batches.mark_reported(connection, BATCH, NOW)
-        records.mark_saved(connection, BATCH, batches.get(connection, BATCH).changes, NOW)
+        changes = batches.get(connection, BATCH).changes
+        batches.mark_reported(connection, BATCH, changes, NOW)
+        records.mark_saved(connection, BATCH, changes, NOW)
     receipts.store(sent, "simulator", [receipt("delivered")], NOW)
     receipts.fold(sent, NOW, "another")
     assert looked_at_again(sent) == (False, False)
     receipts.fold(sent, NOW, BATCH)
     assert looked_at_again(sent) == (True, True)
+
+
+def test_news_that_comes_while_the_final_report_is_made_has_it_made_again(sent: Ledger) -> None:
+    with sent.read() as connection:
+        seen = batches.get(connection, BATCH).changes
+    with sent.write() as connection:
+        batches.mark_changed(connection, BATCH)
+    with sent.write() as connection:
+        batches.mark_reported(connection, BATCH, seen, NOW)
+        assert batches.get(connection, BATCH).reported_at is None
+        batches.mark_reported(connection, BATCH, seen + 1, NOW)
+        assert batches.get(connection, BATCH).reported_at == NOW

@@ -251,7 +251,8 @@ class FhirServer:
             self._pace.sleep(_FIRST_PAUSE * 2**attempt)
 
     def _outcome(self, entry: Entry, reply: Reply) -> Outcome:
-        if reply.status in (200, 201):
+        by_others = "html" in reply.headers.get("Content-Type", "")  # a filter on the way, or a page to log in at
+        if reply.status in (200, 201) and not by_others:
             self._has_taken, self._refused_in_a_row = True, 0
             return Outcome(entry.identifier, "written")
         if reply.status // 100 != 4:

@@ -226,10 +226,18 @@ def test_entries_that_are_never_taken_keep_no_other_out_for_ever(
     assert len(double.created) == 8
 
 
-@pytest.mark.parametrize("status", [202, 204, 301, 401])
-def test_an_answer_that_no_fhir_server_gives_stops_the_run(double: FhirDouble, server: FhirServer, status: int) -> None:
-    double.refuses[NAMES[0]] = Reply(status, b"")
-    with pytest.raises(WriterStopped, match=str(status)):
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(Reply(status, b"") for status in (202, 204, 301, 401)),
+        Reply(200, b"<html>Blocked", {"Content-Type": "text/html"}),  # from something between
+    ],
+)
+def test_an_answer_that_no_fhir_server_gives_stops_the_run(
+    double: FhirDouble, server: FhirServer, answer: Reply
+) -> None:
+    double.refuses[NAMES[0]] = answer
+    with pytest.raises(WriterStopped, match=str(answer.status)):
         write(server, *ENTRIES[:2])
     assert double.asked["batches"] == 1
 

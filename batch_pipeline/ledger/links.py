@@ -211,15 +211,14 @@ def _set(connection: sa.Connection, token_hash: str, **values: Any) -> None:
 def revoke(connection: sa.Connection, batch: str, lines: Collection[int], by: str, now: datetime) -> Revoked:
     """Revokes the links of a batch, those made later too, or of some of its lines: at once and for ever.
 
-    What isn't begun of their messages is cancelled. Their fallbacks that are queued are decided anew, and end. Revoking
-    again changes nothing. ``Refused`` for a batch without links, and for a line that has none.
+    What isn't begun of their messages is cancelled, and no text follows any more. Revoking again changes nothing.
+    ``Refused`` for a batch without links, and for a line that has none.
     """
     known = batches_.get(connection, batch, lock=True)
     revoked = _revoke_lines(connection, batch, lines, now) if lines else _revoke_all(connection, known, now)
     if revoked:
         audit.record(connection, now, by, "revoke", batch, {"lines": sorted(lines), "links": revoked})
     messages = withdraw_revoked(connection, batch, now)
-    chunks.take_back_fallbacks(connection, batch)
     if revoked or messages:
         batches_.mark_changed(connection, batch)
     return Revoked(revoked, messages)
@@ -256,13 +255,17 @@ def _patients_of(connection: sa.Connection, batch: str, lines: Collection[int]) 
 
 
 def withdraw_revoked(connection: sa.Connection, batch: str, now: datetime) -> int:
-    """Cancels what isn't begun of a batch's messages whose links are revoked; gives how many."""
+    """Cancels what isn't begun of a batch's messages whose links are revoked; gives how many.
+
+    Their texts that were to follow are taken back: the next sweep ends them, and says why.
+    """
     revoked = sa.select(links.c.patient).where(links.c.batch == batch, links.c.revoked_at.is_not(None))
     every = connection.scalar(sa.select(batches.c.links_revoked_at).where(batches.c.batch == batch)) is not None
     if not every and connection.scalar(revoked.limit(1)) is None:
         return 0
     unsent = sa.and_(attempts.c.batch == batch, attempts.c.step == "primary", sa.text(UNSENT))
     whose = sa.true() if every else attempts.c.patient.in_(revoked)
+    chunks.take_back_fallbacks(connection, batch, whose)
     return connection.execute(sa.update(attempts).where(unsent, whose).values(cancelled_at=now)).rowcount
 
 

@@ -227,7 +227,9 @@ def revoke(connection: sa.Connection, batch: str, lines: Collection[int], by: st
 def _revoke_all(connection: sa.Connection, known: batches_.Batch, now: datetime) -> int:
     mine = links.c.batch == known.batch
     if not connection.scalar(sa.select(sa.exists().where(mine))):
-        raise Refused(f"batch {known.batch} has no links: nothing of it is queued with one")
+        raise Refused(
+            f"batch {known.batch} has no links: nothing of it is queued with one; to keep it from going out at all, cancel it"
+        )
     if known.links_revoked_at is not None:
         return 0
     connection.execute(sa.update(batches).where(batches.c.batch == known.batch).values(links_revoked_at=now))

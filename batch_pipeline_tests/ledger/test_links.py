@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.ledger import audit, batches, chunks, due, links
+from batch_pipeline.ledger import audit, batches, chunks, due, links, unconfirmed
 from batch_pipeline.ledger.chunks import Message
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.links import Link, Revoked, Tried
@@ -341,6 +341,16 @@ def test_a_plan_that_is_queued_after_its_links_were_revoked_has_nothing_to_send(
     with ledger.read() as connection:
         assert chunks.unsent(connection, BATCH, "primary") == {}
     assert (5, NOW) in attempt_rows(ledger, "line", "cancelled_at")
+
+
+def test_what_a_person_finds_not_sent_after_its_link_was_revoked_does_not_go(ledger: Ledger) -> None:
+    given(ledger)
+    begin(ledger, 2, 3, 4)
+    set_attempts(ledger, {"unconfirmed_at": NOW})
+    revoked(ledger, 2)
+    with ledger.write() as connection:
+        unconfirmed.resolve(connection, BATCH, [2, 3], "Dr Grey", NOW, sent=False)
+    assert attempt_rows(ledger, "line", "chunk", "cancelled_at")[:2] == [(2, None, NOW), (3, None, None)]
 
 
 def test_a_line_without_a_link_and_a_batch_without_links_are_refused(ledger: Ledger) -> None:

@@ -257,6 +257,18 @@ def test_what_a_restored_ledger_calls_refused_or_claimed_and_is_there_is_not_wri
         assert records.open_chunks(connection, BATCH) == []
 
 
+@pytest.mark.parametrize("content", ["", '{"resourceType": "Communication"}\n', "no JSON\n"])
+def test_a_file_that_is_none_of_ours_keeps_nothing_out_of_the_record(world: World, content: str) -> None:
+    """Others work in that folder too."""
+    (world.root / BATCH).mkdir(parents=True)
+    theirs = world.root / BATCH / "Communication-of-theirs.ndjson"
+    theirs.write_text(content)
+    assert world.save().written == MANY
+    theirs.unlink()
+    assert world.in_folder() == all_of(world)
+    assert saved(world) == (MANY, 0, 0)
+
+
 def test_what_is_to_come_is_counted_message_by_message(world: World) -> None:
     """A restored ledger may know entries of messages that it can't tell the fate of: they stand for no others."""
     asked = iter([True, False])

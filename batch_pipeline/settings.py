@@ -412,6 +412,16 @@ class Workspace(Checked):
             raise ValueError("nhs_app_accounts: fetched from nhs_notify, but there is no group nhs_notify: add one")
         return self
 
+    @model_validator(mode="after")
+    def _links_lead_to_where_patients_are(self) -> Self:
+        real = {name for name in self.providers.names.values() if name != "simulator"}
+        if real and self.links is not None and self.links.base_url.startswith("http:"):
+            raise ValueError(
+                f"links: {self.links.base_url} is this machine, for a trial with the simulator, and {min(real)} sends to "
+                "patients: give the site that they can reach"
+            )
+        return self
+
     @property
     def fetches_app_accounts(self) -> bool:
         """Whether the snapshot of NHS App accounts is fetched each day, and is no file of the workspace's."""

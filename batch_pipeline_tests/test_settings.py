@@ -1,5 +1,6 @@
 """Workspace files, batch files and the environment: what is read, and what a refusal says."""
 
+from contextlib import nullcontext
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -261,6 +262,21 @@ def test_links_lead_to_a_site_of_the_workspace_s_own(given: str, kept: str) -> N
 def test_links_lead_nowhere_else(given: str) -> None:
     with pytest.raises(ValidationError, match="use https:// and a host name of your own"):
         LinksChoice(base_url=given)
+
+
+@pytest.mark.parametrize(
+    ("site", "sms", "fine"),
+    [
+        ("http://127.0.0.1:8080", "simulator", True),
+        ("http://127.0.0.1:8080", "govuk_notify", False),
+        ("http://localhost", "govuk_notify", False),
+        ("https://msg.example.org", "govuk_notify", True),
+    ],
+)
+def test_no_patient_is_sent_a_link_to_this_machine(home: Home, site: str, sms: str, *, fine: bool) -> None:
+    text = f"{WORKSPACE}providers: {{sms: {sms}}}\ngovuk_notify: {{sms_template_id: x}}\nlinks: {{base_url: '{site}'}}"
+    with nullcontext() if fine else pytest.raises(Refused, match="is this machine, for a trial with the simulator"):
+        workspace(home, text)
 
 
 def test_a_whole_batch_file_survives_json(tmp_path: Path) -> None:

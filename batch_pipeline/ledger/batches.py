@@ -258,9 +258,13 @@ def approval(connection: sa.Connection, batch: str) -> Approval | None:
     return None if row is None else Approval(row.plan_hash, row.approved_by, row.approved_at)
 
 
-def mark_reported(connection: sa.Connection, batch: str, now: datetime) -> None:
-    """Notes when the batch's final report was made."""
-    connection.execute(sa.update(batches).where(batches.c.batch == batch).values(reported_at=now))
+def mark_reported(connection: sa.Connection, batch: str, changes: int, now: datetime) -> None:
+    """Notes when the batch's final report was made.
+
+    ``changes``: those of the batch when what it tells was read. Where there are more by now, it is made again.
+    """
+    unchanged = sa.and_(batches.c.batch == batch, batches.c.changes == changes)
+    connection.execute(sa.update(batches).where(unchanged).values(reported_at=now))
 
 
 def mark_changed(connection: sa.Connection, batch: str) -> None:

@@ -453,12 +453,15 @@ def count_begun(connection: sa.Connection, batch: str, step: str) -> int:
     return connection.scalar(query) or 0
 
 
-def take_back_fallbacks(connection: sa.Connection, batch: str) -> int:
+_EVERYBODY = sa.true()
+
+
+def take_back_fallbacks(connection: sa.Connection, batch: str, whose: sa.ColumnElement[bool] = _EVERYBODY) -> int:
     """Takes back every fallback that isn't begun: it is due again, and decided anew; gives how many.
 
-    What was known when it was queued may be days old.
+    What was known when it was queued may be days old. ``whose``: condition on the row of a fallback.
     """
-    unsent = sa.and_(attempts.c.batch == batch, attempts.c.step == "fallback", _unsent_rows)
+    unsent = sa.and_(attempts.c.batch == batch, attempts.c.step == "fallback", _unsent_rows, whose)
     lock_in_order(connection, attempts, sa.select(attempts.c.id).where(unsent))
     patients = connection.scalars(sa.delete(attempts).where(unsent).returning(attempts.c.patient)).all()
     if patients:

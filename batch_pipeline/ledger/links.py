@@ -205,36 +205,31 @@ def _set(connection: sa.Connection, token_hash: str, **values: Any) -> None:
     connection.execute(sa.update(links).where(links.c.token_hash == token_hash).values(**values))
 
 
-def _report_again(connection: sa.Connection, batch: str) -> None:
-    """Its final report has to be made anew, if it was made."""
-    made = sa.and_(batches.c.batch == batch, batches.c.reported_at.is_not(None))
-    connection.execute(sa.update(batches).where(made).values(reported_at=None))
-
-
 # What people decide about them ---------------------------------------------------------------------------------------
 
 
 def revoke(connection: sa.Connection, batch: str, lines: Collection[int], by: str, now: datetime) -> Revoked:
     """Revokes the links of a batch, those made later too, or of some of its lines: at once and for ever.
 
-    What isn't begun of their messages is cancelled. Their fallbacks that are queued are decided anew, and end. Revoking
-    again changes nothing. ``Refused`` for a batch without links, and for a line that has none.
+    What isn't begun of their messages is cancelled, and no text follows any more. Revoking again changes nothing.
+    ``Refused`` for a batch without links, and for a line that has none.
     """
     known = batches_.get(connection, batch, lock=True)
     revoked = _revoke_lines(connection, batch, lines, now) if lines else _revoke_all(connection, known, now)
     if revoked:
         audit.record(connection, now, by, "revoke", batch, {"lines": sorted(lines), "links": revoked})
     messages = withdraw_revoked(connection, batch, now)
-    chunks.take_back_fallbacks(connection, batch)
     if revoked or messages:
-        _report_again(connection, batch)
+        batches_.mark_changed(connection, batch)
     return Revoked(revoked, messages)
 
 
 def _revoke_all(connection: sa.Connection, known: batches_.Batch, now: datetime) -> int:
     mine = links.c.batch == known.batch
     if not connection.scalar(sa.select(sa.exists().where(mine))):
-        raise Refused(f"batch {known.batch} has no links: nothing of it is queued with one")
+        raise Refused(
+            f"batch {known.batch} has no links: nothing of it is queued with one; to keep it from going out at all, cancel it"
+        )
     if known.links_revoked_at is not None:
         return 0
     connection.execute(sa.update(batches).where(batches.c.batch == known.batch).values(links_revoked_at=now))
@@ -262,13 +257,17 @@ def _patients_of(connection: sa.Connection, batch: str, lines: Collection[int]) 
 
 
 def withdraw_revoked(connection: sa.Connection, batch: str, now: datetime) -> int:
-    """Cancels what isn't begun of a batch's messages whose links are revoked; gives how many."""
+    """Cancels what isn't begun of a batch's messages whose links are revoked; gives how many.
+
+    Their texts that were to follow are taken back: the next sweep ends them, and says why.
+    """
     revoked = sa.select(links.c.patient).where(links.c.batch == batch, links.c.revoked_at.is_not(None))
     every = connection.scalar(sa.select(batches.c.links_revoked_at).where(batches.c.batch == batch)) is not None
     if not every and connection.scalar(revoked.limit(1)) is None:
         return 0
     unsent = sa.and_(attempts.c.batch == batch, attempts.c.step == "primary", sa.text(UNSENT))
     whose = sa.true() if every else attempts.c.patient.in_(revoked)
+    chunks.take_back_fallbacks(connection, batch, whose)
     return connection.execute(sa.update(attempts).where(unsent, whose).values(cancelled_at=now)).rowcount
 
 
@@ -282,14 +281,24 @@ def is_revoked() -> sa.ColumnElement[bool]:
 
 
 def unlock(connection: sa.Connection, batch: str, line: int, by: str, now: datetime) -> bool:
-    """Lets a patient try again whose link is locked; false when it isn't. ``Refused`` for a line without a link."""
+    """Lets a patient try again whose link is locked; false when it isn't.
+
+    ``Refused`` for a line without a link, and for a link that would open no more.
+    """
     batches_.get(connection, batch, lock=True)
     patient = _patients_of(connection, batch, [line])[line]
-    locked = sa.and_(links.c.batch == batch, links.c.patient == patient, links.c.locked_at.is_not(None))
-    if not connection.execute(sa.update(links).where(locked).values(locked_at=None, wrong_tries=0)).rowcount:
+    mine = sa.select(links.c.token_hash).where(links.c.batch == batch, links.c.patient == patient)
+    link = find(connection, connection.execute(mine).scalar_one(), lock=True)
+    if link is None or link.standing(now) == "gone":
+        raise Refused(
+            f"batch {batch}, line {line}: the link opens no more, as it was revoked or its time is over: reach the patient "
+            "another way"
+        )
+    if link.locked_at is None:
         return False
+    _set(connection, link.token_hash, locked_at=None, wrong_tries=0)
     audit.record(connection, now, by, "unlock", batch, {"line": line})
-    _report_again(connection, batch)
+    batches_.mark_changed(connection, batch)
     return True
 
 

@@ -286,6 +286,7 @@ def _add(connection: sa.Connection, batch: str, now: datetime) -> int:
 
 def _set_applied(connection: sa.Connection, batch: str, plan_hash: str) -> None:
     connection.execute(sa.update(batches).where(batches.c.batch == batch).values(applied_plan=plan_hash))
+    batches_.mark_changed(connection, batch)
     refresh_statistics(connection, attempts)
 
 

@@ -204,11 +204,11 @@ def claim(  # noqa: PLR0913 - a claim is made of this much
 
 
 def open_chunks(connection: sa.Connection, batch: str) -> list[RecordChunk]:
-    """The chunks that aren't settled, oldest first."""
+    """The chunks that aren't settled; first the one that was held last the longest ago, so that each has its turn."""
     query = (
         sa.select(*(record_chunks.c[name] for name in RecordChunk.__slots__))
         .where(record_chunks.c.batch == batch, record_chunks.c.settled_at.is_(None))
-        .order_by(record_chunks.c.claimed_at, record_chunks.c.reference)
+        .order_by(record_chunks.c.lease_until, record_chunks.c.reference)
     )
     return [RecordChunk(*row) for row in connection.execute(query)]
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.ledger import audit, controls
+from batch_pipeline.ledger import audit, controls, links
 from batch_pipeline.ledger import batches as batches_
 from batch_pipeline.ledger.dialects import lock_in_order, smaller
 from batch_pipeline.ledger.tables import attempts, chunks, receipts, tells_of_attempt
@@ -55,7 +55,7 @@ def resolve(
     """Records what a person found out about unconfirmed messages: those of the lines, or all; gives them.
 
     ``sent``: they were accepted when they were begun. Otherwise they are unsent again, and go in a new chunk; those
-    of a cancelled batch are cancelled. Receipts that come later count as ever.
+    of a cancelled batch, or with a revoked link, are cancelled. Receipts that come later count as ever.
 
     ``Refused``, and nothing recorded, where a line has no unconfirmed message; and for all of a batch that is being
     sent, as more may become unconfirmed than the person has seen.
@@ -87,6 +87,7 @@ def resolve(
     if chosen:
         batches_.mark_changed(connection, batch)
         controls.end_unsent_if_cancelled(connection, batch, now)
+        links.withdraw_revoked(connection, batch, now)
     return chosen
 
 

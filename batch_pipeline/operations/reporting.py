@@ -90,6 +90,7 @@ def write_outcome_reports(
         with house.ledger.read() as connection:  # one state of the ledger: the rows, and whether they are the last
             attempts = scan(_write_attempts(connection, batch, folder / "attempts"))
             ended = figures.status(connection, batch).all_ended
+            changes = batches.get(connection, batch).changes
             pq.write_table(snapshot.read_locked(connection, batch), folder / "locked")
         tables = {"patients": scan(patients), "attempts": attempts, "zone": zone}
         written = _write(
@@ -102,7 +103,7 @@ def write_outcome_reports(
         )
     if ended:
         with house.ledger.write() as connection:
-            batches.mark_reported(connection, batch, now)
+            batches.mark_reported(connection, batch, changes, now)
     return written, status(house, batch)
 
 

@@ -132,6 +132,11 @@ class Message:
             )
         if any(links.FIELD in text.filtered for text in self.bodies.values()):
             found.append("{{ link }} has a filter, and an address that was changed leads nowhere: take the filter away")
+        if not all(links.stands_apart(text, self.link) for text in self.sample().texts.values()):
+            found.append(
+                "{{ link }} stands so near to other words or signs that a phone may take them for a part of the address: "
+                "put a space or a new line before and after it (a full stop behind it does no harm)"
+            )
         if links.FIELD in self.subject.fields:
             found.append("{{ link }} stands in the subject: write it into the text alone")
         return found

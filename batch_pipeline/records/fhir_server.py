@@ -157,24 +157,16 @@ class FhirServer:
             )
 
     def write(self, chunk: str, entries: Sequence[Entry], still_ours: StillOurs) -> Iterator[Sequence[Outcome]]:
-        """Each entry's outcome as soon as it is known; of one that was refused, when it is known to be its own fault.
+        """Each entry's outcome as soon as it is known.
 
-        That is when another has been taken, or nothing is left to try: where all are refused, none is to blame.
+        Of one that was refused too, though it may not be its own fault: a person can have it tried again. Were it not
+        noted, those that are never taken would be tried first by each run, and stop it, for ever.
         """
         del chunk  # the server goes by identifiers
-        refused = list[Outcome]()
         for entry in entries:
             outcome = self._outcome_of(entry, still_ours)
-            if outcome.became == "refused":
-                refused.append(outcome)
-            elif outcome.became == "written":
-                yield [*refused, outcome]
-                refused = []
-            else:
-                yield [outcome]
+            yield [outcome]
             self._stop_if_it_is_us(outcome)
-        if refused:
-            yield refused
 
     def _outcome_of(self, entry: Entry, still_ours: StillOurs) -> Outcome:
         try:
@@ -259,7 +251,8 @@ class FhirServer:
             self._pace.sleep(_FIRST_PAUSE * 2**attempt)
 
     def _outcome(self, entry: Entry, reply: Reply) -> Outcome:
-        if reply.status in (200, 201):
+        by_others = "html" in reply.headers.get("Content-Type", "")  # a filter on the way, or a page to log in at
+        if reply.status in (200, 201) and not by_others:
             self._has_taken, self._refused_in_a_row = True, 0
             return Outcome(entry.identifier, "written")
         if reply.status // 100 != 4:

@@ -7,6 +7,7 @@ chunk that another left looks for the file, and has nothing to write where it is
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import timedelta
@@ -15,6 +16,8 @@ from pathlib import Path
 from batch_pipeline.records.writer import Entry, Outcome, StillOurs, our_identifiers
 
 SUFFIX = ".ndjson"
+_OURS = re.compile(r"[0-9]{4,}-[0-9a-f]{8}")
+"""What a chunk's name ends in."""
 _PRIVATE_FOLDER, _PRIVATE_FILE = 0o700, 0o600
 
 
@@ -50,10 +53,11 @@ class RecordFolder:
     ) -> Iterator[tuple[str, list[str]]]:
         """Looks at the folder first: what appears there after that is known to the ledger by then."""
         begins = f"{resource_type}-"
-        paths = sorted((self._folder / batch).glob(f"{begins}*{SUFFIX}"))
-        references = {f"{batch}/{resource_type}/{path.stem.removeprefix(begins)}": path for path in paths}
+        files = {path.stem.removeprefix(begins): path for path in (self._folder / batch).glob(f"{begins}*{SUFFIX}")}
+        # Others may leave files there too.
+        references = {f"{batch}/{resource_type}/{name}": files[name] for name in files if _OURS.fullmatch(name)}
         if references:
-            for reference in references.keys() - set(known()):
+            for reference in sorted(references.keys() - set(known())):
                 yield reference, list(_identifiers(references[reference]))
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from batch_pipeline.providers.accounts import TAKES_MARKDOWN
 from batch_pipeline.records.communication import Message, Sender, communication
 from batch_pipeline.records.validity import NotValid, check
 from batch_pipeline.records.writer import Entry, Outcome, Writer, WriterStopped
-from batch_pipeline.rules import markdown
+from batch_pipeline.rules import links, markdown
 from batch_pipeline.rules.records import COMPLETED, why_not_done
 
 
@@ -78,8 +78,12 @@ class Messages:
 
 
 def _as_read(text: str, facts: Facts) -> str:
-    """As the patient reads it: where the provider sets an email's Markdown, values were escaped when it was queued."""
-    return markdown.plain(text) if facts.channel == "email" and facts.provider in TAKES_MARKDOWN else text
+    """As the patient read it, but for the address of their own.
+
+    Where the provider sets an email's Markdown, values were escaped when it was queued.
+    """
+    set_as_markdown = facts.channel == "email" and facts.provider in TAKES_MARKDOWN
+    return links.retold(markdown.plain(text) if set_as_markdown else text)
 
 
 @dataclass(slots=True)
@@ -134,6 +138,8 @@ class Run:
     """After which to look for what is new."""
     _claimed: bool = False
     """Whether anything was since the beginning was looked at last."""
+    _is_through: bool = False
+    """Whether nothing new is left: a million messages aren't looked through again for each chunk that others left."""
 
     def save(self) -> Saved:
         """Writes all that is due and not written, and finishes what others left; any number may do so at once."""
@@ -164,7 +170,10 @@ class Run:
     # Finding work ------------------------------------------------------------------------------------------------
 
     def _next(self) -> RecordChunk | None:
-        return self._left_by_others() or self._new()
+        """What is new goes first: of what was left, some may be what no run can write, and each would end over it."""
+        chunk = None if self._is_through else self._new()
+        self._is_through = chunk is None
+        return chunk or self._left_by_others()
 
     def _left_by_others(self) -> RecordChunk | None:
         with self.ledger.read() as connection:

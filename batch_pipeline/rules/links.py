@@ -8,6 +8,7 @@ the ledger knows it by its hash.
 
 import hashlib
 import hmac
+import re
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -72,9 +73,21 @@ def address(base_url: str, token: str = PLACEHOLDER) -> str:
     return f"{base_url}/{token}"
 
 
+def stands_apart(text: str, link: str) -> bool:
+    """Whether nothing in a text is so near to an address that a phone, or a mail program, would make it a part of it."""
+    address = re.escape(link)
+    apart = rf"(?<![^\s(\[\"']){address}(?=[.,;:!?)\]\"']*(?:\s|$))"
+    return len(re.findall(apart, text)) == len(re.findall(address, text))
+
+
 def completed(text: str, token: str) -> str:
     """A queued text with the patient's own token in its place."""
     return text.replace(PLACEHOLDER, token)
+
+
+def retold(text: str) -> str:
+    """A queued text as the record has it: that a link was in it, and not which."""
+    return text.replace(PLACEHOLDER, "[personal link]")
 
 
 # How long a link lives -----------------------------------------------------------------------------------------------

@@ -402,6 +402,8 @@ def test_many_wrong_dates_from_one_address_make_it_wait(desk: Desk, monkeypatch:
     limited = browser.type_in(token(4))
     assert limited.status_code == 429
     assert "Too many wrong dates of birth" in words(limited)
+    assert "try again in an hour" in words(limited)  # not in a few minutes: in vain, and again and again
+    assert limited.headers["retry-after"] == "3600"
     assert desk.browser("192.0.2.8").type_in(token(4)).status_code == 303  # another gateway, for all it knows
 
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.ledger import audit, batches, chunks, due, links
+from batch_pipeline.ledger import audit, batches, chunks, due, links, unconfirmed
 from batch_pipeline.ledger.chunks import Message
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.links import Link, Revoked, Tried
@@ -252,8 +252,12 @@ def test_a_lock_lets_the_final_report_be_made_again(ledger: Ledger) -> None:
             return due.ended_unreported(connection)
 
     assert unreported() == [BATCH]
-    with ledger.write() as connection:
-        batches.mark_reported(connection, BATCH, NOW)
+
+    def report(at: datetime) -> None:
+        with ledger.write() as connection:
+            batches.mark_reported(connection, BATCH, batches.get(connection, BATCH).changes, at)
+
+    report(NOW)
     later = NOW + timedelta(hours=1)
     for _ in range(4):
         tried(ledger, WRONG, at=later)
@@ -262,11 +266,15 @@ def test_a_lock_lets_the_final_report_be_made_again(ledger: Ledger) -> None:
     assert unreported() == [BATCH]
     with ledger.read() as connection:
         assert links.locked(connection, BATCH) == [(2, later)]
-    with ledger.write() as connection:
-        batches.mark_reported(connection, BATCH, later)
+    report(later)
     assert unreported() == []
+    with ledger.read() as connection:
+        seen = batches.get(connection, BATCH).changes
     with ledger.write() as connection:
         links.unlock(connection, BATCH, 2, "Dr Grey", later)
+    assert unreported() == [BATCH]
+    with ledger.write() as connection:  # a report that was begun before
+        batches.mark_reported(connection, BATCH, seen, later)
     assert unreported() == [BATCH]
 
 
@@ -335,6 +343,16 @@ def test_a_plan_that_is_queued_after_its_links_were_revoked_has_nothing_to_send(
     assert (5, NOW) in attempt_rows(ledger, "line", "cancelled_at")
 
 
+def test_what_a_person_finds_not_sent_after_its_link_was_revoked_does_not_go(ledger: Ledger) -> None:
+    given(ledger)
+    begin(ledger, 2, 3, 4)
+    set_attempts(ledger, {"unconfirmed_at": NOW})
+    revoked(ledger, 2)
+    with ledger.write() as connection:
+        unconfirmed.resolve(connection, BATCH, [2, 3], "Dr Grey", NOW, sent=False)
+    assert attempt_rows(ledger, "line", "chunk", "cancelled_at")[:2] == [(2, None, NOW), (3, None, None)]
+
+
 def test_a_line_without_a_link_and_a_batch_without_links_are_refused(ledger: Ledger) -> None:
     given(ledger)
     with pytest.raises(Refused, match="line 99 has no link"):
@@ -359,6 +377,21 @@ def test_a_locked_link_is_unlocked_by_a_person_and_has_five_tries_again(ledger: 
         assert links.locked(connection, BATCH) == []
     assert tried(ledger, WRONG) == Tried("wrong", 4)
     assert audited(ledger) == [("unlock", {"line": 2})]
+
+
+@pytest.mark.parametrize("why", ["revoked", "over"])
+def test_who_unlocks_a_link_that_opens_no_more_is_told_so(ledger: Ledger, why: str) -> None:
+    """Or the patient would be told to try again."""
+    given(ledger)
+    begin(ledger, 2)
+    for _ in range(5):
+        tried(ledger, WRONG)
+    now = NOW + timedelta(days=28) if why == "over" else NOW
+    if why == "revoked":
+        revoked(ledger, 2)
+    with ledger.write() as connection, pytest.raises(Refused, match="line 2: the link opens no more"):
+        links.unlock(connection, BATCH, 2, "Dr Grey", now)
+    assert found(ledger).locked_at == NOW
 
 
 def test_a_locked_link_that_is_revoked_needs_nobody(ledger: Ledger) -> None:

@@ -103,7 +103,8 @@ def test_not_sent_goes_again_in_a_new_chunk(doubtful: Ledger) -> None:
 
 def test_each_is_audited_by_line_and_the_final_report_is_made_again(doubtful: Ledger) -> None:
     with doubtful.write() as connection:
-        batches.mark_reported(connection, BATCH, NOW)
+        batches.mark_reported(connection, BATCH, batches.get(connection, BATCH).changes, NOW)
+        assert batches.get(connection, BATCH).reported_at == NOW
     _resolve(doubtful, 2, 3, sent=False)
     with doubtful.read() as connection:
         entries = [entry for entry in audit.entries(connection, BATCH) if entry.action == "resolve"]

@@ -188,6 +188,9 @@ def test_a_column_of_that_name_takes_the_link_s_place_only_where_there_is_none(t
         ({"body": "{{ link }}", "bodies": {"sms": "See the leaflet."}}, "each channel that has its own"),
         ({"body": "{{ link }} {{ link | upper }}"}, "{{ link }} has a filter"),
         ({"body": "{{ link }}", "subject": "{{ link }}"}, "{{ link }} stands in the subject"),
+        ({"body": "{{ link }}You can't reply."}, "put a space or a new line before and after it"),
+        ({"body": "{{ link }}", "bodies": {"email": "<{{ link }}>"}}, "put a space or a new line before and after it"),
+        ({"body": "{{ link }}{% if first_name %}x{% endif %}"}, "put a space or a new line before and after it"),
     ],
 )
 def test_a_link_that_is_carried_has_its_place_in_the_text(

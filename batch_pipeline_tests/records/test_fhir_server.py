@@ -2,20 +2,23 @@
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batch_pipeline.errors import Refused
+from batch_pipeline.ledger import records
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.records.communication import Message, Sender, communication
 from batch_pipeline.records.fhir_server import MANY_REFUSALS, TRIES, FhirAccount, FhirServer
 from batch_pipeline.records.pace import Pace
 from batch_pipeline.records.writer import Entry, Outcome, WriterStopped
-from batch_pipeline_tests.ledger.given import NOW, nhs_number
+from batch_pipeline_tests.ledger.given import BATCH, NOW, lines, nhs_number, set_attempts
 from batch_pipeline_tests.ledgers import on_sqlite_alone
 from batch_pipeline_tests.providers.nhs_notify_double import Fault, Reply
 from batch_pipeline_tests.records.fhir_double import FhirDouble, outcome
+from batch_pipeline_tests.records.worlds import SmallServer, World
 
 SENDER = Sender("A99999", "Larkfield Surgery", ["1324681000000101"])
 TIMEOUT = timedelta(seconds=5)
@@ -181,21 +184,60 @@ def test_the_last_of_a_chunk_may_be_refused(double: FhirDouble, server: FhirServ
 
 
 @pytest.mark.parametrize(("taken", "asked"), [(0, 3), (1, 1 + MANY_REFUSALS)])
-def test_where_all_are_refused_none_is_noted_for_it(
+def test_where_all_are_refused_the_run_stops_and_those_are_noted(
     double: FhirDouble, server: FhirServer, taken: int, asked: int
 ) -> None:
     double.refuses = dict.fromkeys(NAMES[taken:], outcome(403, "forbidden"))
     found: list[Outcome] = []
     with pytest.raises(WriterStopped, match="in a row"):
         gather(server, found)
-    assert found == [Outcome(name, "written") for name in NAMES[:taken]]
+    assert found == [
+        *(Outcome(name, "written") for name in NAMES[:taken]),
+        *(Outcome(name, "refused", "403 forbidden") for name in NAMES[taken:asked]),
+    ]
     assert double.asked["batches"] == asked
 
 
-@pytest.mark.parametrize("status", [202, 204, 301, 401])
-def test_an_answer_that_no_fhir_server_gives_stops_the_run(double: FhirDouble, server: FhirServer, status: int) -> None:
-    double.refuses[NAMES[0]] = Reply(status, b"")
-    with pytest.raises(WriterStopped, match=str(status)):
+@pytest.mark.parametrize("answer", [outcome(422, "processing"), outcome(500, "exception")])
+def test_entries_that_are_never_taken_keep_no_other_out_for_ever(
+    double: FhirDouble, ledger: Ledger, tmp_path: Path, turns: Turns, answer: Reply
+) -> None:
+    """What is left of a chunk stands together at last: as many in a row as if the server took nothing."""
+    world = World.of(ledger, tmp_path, lines(8))
+    set_attempts(ledger, {"delivered_at": None}, line=9)
+    bad = [f"{BATCH}:{line}:primary" for line in (2, 3, 4, 5)]
+    double.refuses = dict.fromkeys(bad, answer)
+
+    def save() -> None:
+        server = SmallServer(double.by_token(), turns, TIMEOUT)
+        with ledger.write() as connection:
+            records.try_again(connection, BATCH, "Dr Grey", NOW)
+        for _ in range(2):
+            world.save(server)
+        server.close()
+
+    save()
+    set_attempts(ledger, {"delivered_at": NOW}, line=9)
+    save()
+    assert set(double.times_created()) == {f"{BATCH}:{line}:primary" for line in (6, 7, 8, 9)}
+    double.refuses.clear()
+    save()
+    assert set(double.times_created().values()) == {1}
+    assert len(double.created) == 8
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(Reply(status, b"") for status in (202, 204, 301, 401)),
+        Reply(200, b"<html>Blocked", {"Content-Type": "text/html"}),  # from something between
+    ],
+)
+def test_an_answer_that_no_fhir_server_gives_stops_the_run(
+    double: FhirDouble, server: FhirServer, answer: Reply
+) -> None:
+    double.refuses[NAMES[0]] = answer
+    with pytest.raises(WriterStopped, match=str(answer.status)):
         write(server, *ENTRIES[:2])
     assert double.asked["batches"] == 1
 

@@ -18,6 +18,7 @@ from batch_pipeline.ledger.tables import attempts, record_chunks, record_entries
 from batch_pipeline.records import saving
 from batch_pipeline.records.folder import RecordFolder
 from batch_pipeline.records.writer import Entry, Outcome, StillOurs, Writer, WriterStopped
+from batch_pipeline.rules import links
 from batch_pipeline.rules.markdown import escaped
 from batch_pipeline.rules.records import APP_IS_SILENT, MAIL_GIVES_UP
 from batch_pipeline_tests.ledger.given import (
@@ -62,6 +63,28 @@ def test_every_message_that_is_due_is_written_once_however_often_it_is_saved(wor
     assert world.in_folder() == all_of(world)
     assert saved(world) == (MANY, 0, 0)
     assert len(list((world.root / BATCH).iterdir())) == 3  # of four entries, or what is left
+
+
+def test_the_record_says_that_a_link_was_sent_and_not_which(ledger: Ledger, tmp_path: Path) -> None:
+    """Nor the stand-in that is queued: it reads as if the patient had been sent that."""
+    address = links.address("https://msg.example.org")
+    world = World.of(ledger, tmp_path, lines(1, text=f"See {address}. Thank you."))
+    world.save()
+    (path,) = (world.root / BATCH).iterdir()
+    (payload,) = json.loads(path.read_text())["payload"]
+    assert payload["contentString"] == "See https://msg.example.org/[personal link]. Thank you."
+
+
+@pytest.mark.parametrize(
+    ("provider", "told"), [("smtp", "Dear Ann-Marie, *see* this."), ("govuk_notify", "Dear Ann\\-Marie, *see* this.")]
+)
+def test_the_record_has_an_email_as_it_was_read(ledger: Ledger, tmp_path: Path, provider: str, told: str) -> None:
+    """Where it is queued as Markdown, a patient's values have backslashes before what would be marks."""
+    text = "Dear Ann\\-Marie, *see* this."
+    world = World.of(ledger, tmp_path, lines(1, "email", provider=provider, text=text))
+    world.save()
+    (path,) = (world.root / BATCH).iterdir()
+    assert json.loads(path.read_text())["payload"] == [{"contentString": told}]
 
 
 def test_nothing_is_written_before_it_is_certain(ledger: Ledger, tmp_path: Path) -> None:
@@ -245,6 +268,18 @@ def test_what_a_restored_ledger_calls_refused_or_claimed_and_is_there_is_not_wri
     assert saved(world) == (MANY, 0, 0)
     with world.ledger.read() as connection:
         assert records.open_chunks(connection, BATCH) == []
+
+
+@pytest.mark.parametrize("content", ["", '{"resourceType": "Communication"}\n', "no JSON\n"])
+def test_a_file_that_is_none_of_ours_keeps_nothing_out_of_the_record(world: World, content: str) -> None:
+    """Others work in that folder too."""
+    (world.root / BATCH).mkdir(parents=True)
+    theirs = world.root / BATCH / "Communication-of-theirs.ndjson"
+    theirs.write_text(content)
+    assert world.save().written == MANY
+    theirs.unlink()
+    assert world.in_folder() == all_of(world)
+    assert saved(world) == (MANY, 0, 0)
 
 
 def test_what_is_to_come_is_counted_message_by_message(world: World) -> None:

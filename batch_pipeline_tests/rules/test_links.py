@@ -145,3 +145,30 @@ ALL = ("day", "month", "year")
 )
 def test_a_date_that_a_patient_types(day: str, month: str, year: str, found: date | NotADate) -> None:
     assert links.typed_date(day, month, year, TODAY) == found
+
+
+@pytest.mark.parametrize(
+    ("around", "apart"),
+    [
+        ("§", True),
+        ("See § now.", True),
+        ("See §.", True),
+        ("See §, or ring us.", True),
+        ("(§)", True),
+        ("[leaflet](§).", True),
+        ("Here:\n§\nThank you.", True),
+        ("§ and §", True),
+        ("§Thank you.", False),  # the address runs on
+        ("§.Thank you.", False),
+        ("§/more", False),
+        ("§’", False),
+        ("see§", False),
+        ("see:§", False),
+        ("<§>", False),  # what is escaped for Markdown isn't read back there
+        ("**§**", False),
+        ("§ and §!x", False),
+    ],
+)
+def test_an_address_is_one_that_a_phone_makes_a_link_of_as_it_is(around: str, *, apart: bool) -> None:
+    link = links.address("https://msg.example.org")
+    assert links.stands_apart(around.replace("§", link), link) is apart

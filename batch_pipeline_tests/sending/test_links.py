@@ -99,18 +99,37 @@ class Refusing(Recording):
         self.posted += messages
         with self.ledger.write() as connection:
             links.revoke(connection, BATCH, [2], "Dr Grey", NOW)
-        raise ChunkRefused([RefusedMessage(f"{BATCH}:3:primary", "CM_INVALID_NHS_NUMBER")])
+        (other,) = (message.reference for message in messages if ":3:" in message.reference)
+        raise ChunkRefused([RefusedMessage(other, "CM_INVALID_NHS_NUMBER")])
+
+
+def refusing(world: World) -> Refusing:
+    made = Refusing(world.folder / "simulator.sqlite", chunk=5, timeout=world.timeout, recovery=world.recovery)
+    made.posted, made.ledger = [], world.ledger
+    return made
 
 
 def test_what_is_unsent_again_after_its_link_was_revoked_does_not_go(folder: Path) -> None:
     """A chunk that the provider refused is given back, and the same run claims what is left of it at once."""
     world = World(folder, recipients=lines(5, text=TEXT))
     links.write(world.ledger, BATCH, "attachment", KEYS, rows(*range(2, 7)), NOW)
-    provider = Refusing(world.folder / "simulator.sqlite", chunk=5, timeout=world.timeout, recovery=world.recovery)
-    provider.posted, provider.ledger = [], world.ledger
+    provider = refusing(world)
     world.dispatch(world.ledger, provider)
     assert [len(provider.posted), f"{BATCH}:2:primary" in world.journal()] == [5 + 3, False]
     assert attempt_rows(world.ledger, "line", "cancelled_at", line=2) == [(2, NOW)]
+
+
+def test_a_text_that_is_unsent_again_after_its_link_was_revoked_does_not_follow(folder: Path) -> None:
+    world = World(folder, recipients=lines(5, "nhs_app", text=TEXT))
+    links.write(world.ledger, BATCH, "attachment", KEYS, rows(*range(2, 7)), NOW)
+    begin(world.ledger, *range(2, 7))
+    set_attempts(world.ledger, {"accepted_at": NOW})
+    facts = FallbackFacts("simulator")
+    assert fallbacks.sweep(world.ledger, BATCH, NOW + DAY, facts) == Swept(5)
+    provider = refusing(world)
+    world.dispatch(world.ledger, provider, step="fallback")
+    assert [len(provider.posted), f"{BATCH}:2:fallback" in world.journal()] == [5 + 3, False]
+    assert fallbacks.sweep(world.ledger, BATCH, NOW + DAY, facts) == Swept(0, {"link_revoked": 1})
 
 
 def test_nothing_follows_on_an_app_message_whose_link_was_revoked(ledger: Ledger) -> None:

@@ -20,7 +20,9 @@ from batch_pipeline.sending import receipts
 from batch_pipeline.sending.receipts import Folded
 from batch_pipeline_tests.ledger.given import (
     BATCH,
+    LATER_PLAN,
     NOW,
+    PLAN,
     Recipient,
     attempt_rows,
     begin,
@@ -400,13 +402,41 @@ def looked_at_again(ledger: Ledger) -> tuple[bool, bool]:
         return unreported, BATCH in [each.batch for each in records.to_be_saved(connection)]
 
 
+def look_it_over(ledger: Ledger) -> None:
+    """It is reported on and saved, as far as anything is known of it."""
+    with ledger.write() as connection:
+        changes = batches.get(connection, BATCH).changes
+        batches.mark_reported(connection, BATCH, changes, NOW)
+        records.mark_saved(connection, BATCH, changes, NOW)
+    assert looked_at_again(ledger) == (False, False)
+
+
 def test_a_run_that_dies_over_news_of_a_batch_that_was_saved_leaves_it_to_be_looked_at_again(sent: Ledger) -> None:
     """In the very transaction: what was told is never told again, and nobody would write it to the record."""
-    with sent.write() as connection:
-        batches.mark_reported(connection, BATCH, NOW)
-        records.mark_saved(connection, BATCH, batches.get(connection, BATCH).changes, NOW)
+    look_it_over(sent)
     receipts.store(sent, "simulator", [receipt("delivered")], NOW)
     receipts.fold(sent, NOW, "another")
     assert looked_at_again(sent) == (False, False)
     receipts.fold(sent, NOW, BATCH)
     assert looked_at_again(sent) == (True, True)
+
+
+def test_a_plan_that_adds_patients_to_a_batch_that_was_saved_has_it_looked_at_again(sent: Ledger) -> None:
+    """Of an email that arrives nothing may ever be told: no news would do it."""
+    look_it_over(sent)
+    queue(sent, [Recipient(2, "nhs_app"), Recipient(3)], plan=PLAN)
+    assert looked_at_again(sent) == (False, False)
+    queue(sent, [Recipient(2, "nhs_app"), Recipient(3), Recipient(4, "email")], plan=LATER_PLAN)
+    assert looked_at_again(sent) == (True, True)
+
+
+def test_news_that_comes_while_the_final_report_is_made_has_it_made_again(sent: Ledger) -> None:
+    with sent.read() as connection:
+        seen = batches.get(connection, BATCH).changes
+    with sent.write() as connection:
+        batches.mark_changed(connection, BATCH)
+    with sent.write() as connection:
+        batches.mark_reported(connection, BATCH, seen, NOW)
+        assert batches.get(connection, BATCH).reported_at is None
+        batches.mark_reported(connection, BATCH, seen + 1, NOW)
+        assert batches.get(connection, BATCH).reported_at == NOW

@@ -142,9 +142,9 @@ class Pages:
             visit.told.fault = where(error)
             return self._later(500, _PROBLEM)
 
-    def _later(self, status: int, heading: str) -> Response:
-        says = "Please try again in a few minutes."
-        return page(self._views.render("problem", heading=heading, says=says), status, {"Retry-After": "60"})
+    def _later(self, status: int, heading: str, when: str = "a few minutes", seconds: int = 60) -> Response:
+        says = f"Please try again in {when}."
+        return page(self._views.render("problem", heading=heading, says=says), status, {"Retry-After": str(seconds)})
 
     def _gone(self) -> Response:
         return page(self._views.render("gone"), 404)
@@ -219,7 +219,7 @@ class Pages:
             said = f"The date of birth does not match. You can try {tried.left} more {'time' if tried.left == 1 else 'times'}"
             return self._ask_for_date(visit, link, posted, NotADate(said, _PARTS), 422)
         if tried.result == "limited":
-            return self._later(429, "Too many wrong dates of birth were entered")
+            return self._later(429, "Too many wrong dates of birth were entered", "an hour", 3_600)
         return self._locked(link) if tried.result == "locked" else self._gone()
 
     async def _form(self, visit: _Visit) -> dict[str, str] | None:

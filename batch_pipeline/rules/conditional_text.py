@@ -28,6 +28,8 @@ MOST = 2 * LIMITS["email"]
 """Beyond this many characters a text isn't made: it is too long for any channel, its values escaped or not."""
 _LONGEST = LIMITS["email"]
 _DEEPEST = 10
+_MOST_ELIFS = 100
+"""To Python each is nested in the one before: of some thousands it makes no program at all."""
 _TOO_DEEP = f"this is nested more than {_DEEPEST} deep; make it simpler"
 _ASK = 'ask with {% if field %}, {% if not field %}, {% if field == "words" %} or {% if field in ["some", "words"] %}'
 _COMPARISONS = {"eq", "ne"}
@@ -196,6 +198,10 @@ class _Reader:
     def _if(self, node: nodes.If, depth: int) -> None:
         if depth > _DEEPEST:
             raise self._fault_at(node.lineno, _TOO_DEEP)
+        if len(node.elif_) > _MOST_ELIFS:
+            raise self._fault_at(
+                node.lineno, f"this has more than {_MOST_ELIFS} {{% elif %}}; put what differs into a column"
+            )
         self._condition(node.test, depth)
         self.body(node.body, depth)
         for other in node.elif_:

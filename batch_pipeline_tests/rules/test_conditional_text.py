@@ -160,6 +160,8 @@ def test_how_a_value_is_written_changes_no_condition() -> None:
         ("{% if a %}{{ b", "isn't closed"),
         ("{% if a %}{ b }{% endif %}", "{ b } isn't a field"),
         ("{% if a", "can't be read: unexpected end of template"),
+        ("{% if a %}x" + "{% elif a %}x" * 101 + "{% endif %}", "more than 100 {% elif %}"),
+        ("{% if a %}x" + "{% elif a %}x" * 7_000 + "{% endif %}", "more than 100 {% elif %}"),
         ("{% if not " + "not " * 20 + "a %}x{% endif %}", "more than 10 deep"),
         ("{% if a %}" * 11 + "x" + "{% endif %}" * 11, "more than 10 deep"),
         ("{{ a" + " | upper" * 20 + " }}", "more than 10 deep"),

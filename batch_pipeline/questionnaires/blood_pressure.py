@@ -6,7 +6,7 @@ can write a questionnaire of their own that averages and warns as the shipped on
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Literal
@@ -207,6 +207,17 @@ def faults(form: Form, page: Page, answers: Answers, before: Answers, today: dat
     if here and (what := _of_date(here[0], held, had, today)):
         found[here[0].place.on.link_id] = what
     return found
+
+
+def torn(form: Form, page: Page, refused: Collection[str], answers: Answers, before: Answers) -> tuple[str, ...]:
+    """The numbers that were to be replaced and weren't, of readings whose other number was: it isn't theirs any more."""
+    return tuple(
+        mine.link_id
+        for place in places(form)
+        if place.page.link_id == page.link_id
+        for mine, other in ((place.systolic, place.diastolic), (place.diastolic, place.systolic))
+        if mine.link_id in refused and answers.get(other.link_id) != before.get(other.link_id)
+    )
 
 
 def _of_pair(each: Given) -> dict[str, str]:

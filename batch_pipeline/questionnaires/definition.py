@@ -76,6 +76,16 @@ _KINDS: Mapping[str, Kind] = MappingProxyType(
         "text": "text",
     }
 )
+_FLAGS = frozenset({"readOnly", "repeats", "required"})
+_VALUES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        MIN_VALUE: ("valueInteger", "valueDecimal"),
+        MAX_VALUE: ("valueInteger", "valueDecimal"),
+        UNIT: ("valueCoding",),
+        USUAL_RANGE: ("valueRange",),
+    }
+)
+"""What each extension of a number says its value in: one that can't be read would be a limit that nobody has."""
 _LONGEST: Mapping[str, int] = MappingProxyType({"string": 255, "text": 5000})
 _LINK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,63}")
 _OPERATORS = ("exists", "=", "!=", ">", "<", ">=", "<=")
@@ -172,6 +182,9 @@ class _Reader:
         if unknown := sorted(key for key, value in item.items() if value and key not in known):
             mend = _INSTEAD.get(unknown[0], "take it out")
             self.refuse(link_id, f"{unknown[0]} isn't supported on type {kind} here: {mend}")
+        for key in _FLAGS & item.keys():
+            if not isinstance(item[key], bool):
+                self.refuse(link_id, f"{key} has to be true or false, without quotation marks")
         return link_id
 
     def _text(self, item: Mapping[str, Any], link_id: str) -> str:
@@ -224,10 +237,14 @@ class _Reader:
             url = str(extension.get("url", ""))
             if url == ITEM_CONTROL:  # how it is drawn is the pages' affair
                 continue
-            if url not in (MIN_VALUE, MAX_VALUE, UNIT, USUAL_RANGE):
+            if url not in _VALUES:
                 self.refuse(link_id, f"the extension {url} isn't supported here: take it out")
             if item["type"] not in ("decimal", "integer"):
                 self.refuse(link_id, f"the extension {url} goes with a decimal or an integer only: take it out")
+            if url in found:
+                self.refuse(link_id, f"the extension {url} stands twice: take one out")
+            if extension.keys().isdisjoint(_VALUES[url]):
+                self.refuse(link_id, f"the extension {url} needs {' or '.join(_VALUES[url])}")
             found[url] = extension
         return found
 
@@ -283,15 +300,17 @@ class _Reader:
         return Condition(asked, operator, self._compared(rule, question, link_id))
 
     def _compared(self, rule: Mapping[str, Any], question: Question, link_id: str) -> Value:
-        if rule.get("operator") == "exists":
-            key, read = "answerBoolean", _as_is
-        else:
-            key, read = _ANSWERS[question.kind]
+        key, read = _ANSWERS["boolean" if rule.get("operator") == "exists" else question.kind]
         if question.kind == "choice" and key != "answerBoolean":
             return self._compared_choice(rule, question, link_id)
         if key not in rule:
             self.refuse(link_id, f"enableWhen on {question.link_id} needs {key}")
-        return read(rule[key])
+        try:
+            return read(rule[key])
+        except (TypeError, ValueError):
+            self.refuse(
+                link_id, f'enableWhen on {question.link_id}: {key} has to be as FHIR writes it: true, 3 or "2026-11-23"'
+            )
 
     def _compared_choice(self, rule: Mapping[str, Any], question: Question, link_id: str) -> str:
         coding = rule.get("answerCoding") or {}
@@ -336,19 +355,26 @@ _INSTEAD: Mapping[str, str] = MappingProxyType(
 )
 
 
-def _as_is(value: Any) -> Value:
-    return value
+def _exactly(kind: type[bool | int | str]) -> Callable[[Any], Value]:
+    """FHIR's models take "true" for true; a condition would never hold then, or not be comparable at all."""
+
+    def read(value: Any) -> Value:
+        if type(value) is not kind:
+            raise TypeError
+        return value
+
+    return read
 
 
 _ANSWERS: Mapping[str, tuple[str, Callable[[Any], Value]]] = MappingProxyType(
     {
-        "boolean": ("answerBoolean", _as_is),
-        "choice": ("answerCoding", _as_is),
+        "boolean": ("answerBoolean", _exactly(bool)),
+        "choice": ("answerCoding", _exactly(str)),
         "date": ("answerDate", date.fromisoformat),
         "decimal": ("answerDecimal", lambda value: Decimal(str(value))),
-        "integer": ("answerInteger", _as_is),
-        "string": ("answerString", _as_is),
-        "text": ("answerString", _as_is),
+        "integer": ("answerInteger", _exactly(int)),
+        "string": ("answerString", _exactly(str)),
+        "text": ("answerString", _exactly(str)),
     }
 )
 """What an ``enableWhen`` compares with, by the kind of question."""

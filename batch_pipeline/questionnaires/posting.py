@@ -63,6 +63,8 @@ def read_page(form: Form, page: Page, fields: Mapping[str, str], before: Answers
             answers.pop(question.link_id, None)
             if question.required:
                 errors[question.link_id] = _unanswered(question)
+    for link_id in blood_pressure.torn(form, page, errors, answers, before):
+        answers.pop(link_id, None)
     for link_id, fault in blood_pressure.faults(form, page, answers, before, today).items():
         errors.setdefault(link_id, fault)
         if isinstance(answers.get(link_id), date):

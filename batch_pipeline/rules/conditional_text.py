@@ -6,6 +6,7 @@ an object, so that a text takes time and room as it is long, and no more. A fiel
 where the text shows it or compares it; one that is only asked about is none.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +29,8 @@ MOST = 2 * LIMITS["email"]
 """Beyond this many characters a text isn't made: it is too long for any channel, its values escaped or not."""
 _LONGEST = LIMITS["email"]
 _DEEPEST = 10
+_MOST_ELIFS = 100
+"""To Python each is nested in the one before: of some thousands it makes no program at all."""
 _TOO_DEEP = f"this is nested more than {_DEEPEST} deep; make it simpler"
 _ASK = 'ask with {% if field %}, {% if not field %}, {% if field == "words" %} or {% if field in ["some", "words"] %}'
 _COMPARISONS = {"eq", "ne"}
@@ -111,6 +114,8 @@ def _environment(finalize: Callable[[_Shown], str] | None = None) -> ImmutableSa
 
 
 _PARSER = _environment()
+_LEXER = ImmutableSandboxedEnvironment(keep_trailing_newline=True, cache_size=0)
+_SPACES_TO_THE_END = re.compile(r"\A[ \t]+(?=\n)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +170,28 @@ def read_conditional(source: str, fault_at: FaultAt) -> ConditionalText:
         raise fault_at(1, _TOO_DEEP) from None
     reader = _Reader(fault_at)
     reader.body(tree.body, 0)
-    return ConditionalText(source, tuple(reader.fields), frozenset(reader.shown_to_all), frozenset(reader.filtered))
+    return ConditionalText(
+        _with_line_ends(source), tuple(reader.fields), frozenset(reader.shown_to_all), frozenset(reader.filtered)
+    )
+
+
+def _with_line_ends(source: str) -> str:
+    """The text, so written that only a line with nothing but blocks on it leaves no line.
+
+    Jinja takes away the line end after any block, and would join the line with the next, unless the block ends in ``+%}``.
+    """
+    written: list[str] = []
+    words = alone = False
+    for _, kind, value in _LEXER.lex(source):
+        said = _SPACES_TO_THE_END.sub("", value) if kind == "data" and alone else value
+        if kind == "data":
+            _, line_end, begun = said.rpartition("\n")
+            words = bool(begun.strip()) or (words and not line_end)
+        elif kind == "variable_begin":
+            words = True
+        alone = kind == "block_end" and not words
+        written.append("+%}" if kind == "block_end" and words and said == "%}" else said)
+    return "".join(written)
 
 
 class _Reader:
@@ -196,6 +222,10 @@ class _Reader:
     def _if(self, node: nodes.If, depth: int) -> None:
         if depth > _DEEPEST:
             raise self._fault_at(node.lineno, _TOO_DEEP)
+        if len(node.elif_) > _MOST_ELIFS:
+            raise self._fault_at(
+                node.lineno, f"this has more than {_MOST_ELIFS} {{% elif %}}; put what differs into a column"
+            )
         self._condition(node.test, depth)
         self.body(node.body, depth)
         for other in node.elif_:

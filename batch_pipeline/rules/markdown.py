@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from markdown_it import MarkdownIt
+from markdown_it.rules_block import StateBlock, blockquote, list_block
 from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
 
@@ -20,8 +21,12 @@ _ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
 _ADDRESS = re.compile(r"https?://[^\s<>\"]*[^\s<>\".,;:!?)'\]]")
 _ALLOWED_LINK = re.compile(r"(?:https?|mailto|tel):", re.IGNORECASE)
 _WITHOUT = (
-    ("html_block", "html_inline", "image", "entity", "reference", "code", "fence", "backticks", "lheading", "hr")
+    "html_block", "html_inline", "image", "entity", "reference", "code", "fence", "backticks", "lheading", "hr", "autolink",
 )  # fmt: skip
+"""An ``autolink`` (``<https://…>``) knows no escapes: a value in it would lead elsewhere. Bare addresses become links."""
+_DEEPEST = 12
+"""Lists and quotations within one another, a list counting twice. Where the parser finds too many it leaves all out that follows."""
+_LINE_OF_MARKS = re.compile(r"(?:[-*+][ \t]*){2,}")
 _PAGE = """\
 <!DOCTYPE html>
 <html lang="en-GB">
@@ -60,13 +65,33 @@ def page(text: str, title: str) -> str:
 def _markdown() -> MarkdownIt:
     markdown = MarkdownIt("commonmark", {"html": False, "breaks": True}).disable(list(_WITHOUT))
     markdown.validateLink = lambda url: _ALLOWED_LINK.match(url) is not None
+    others = ["paragraph", "reference", "blockquote"]
+    markdown.block.ruler.at("list", _list, {"alt": others})
+    markdown.block.ruler.at("blockquote", _blockquote, {"alt": [*others, "list"]})
     markdown.core.ruler.push("addresses", _link_addresses)
     return markdown
 
 
+def _list(state: StateBlock, start: int, end: int, silent: bool) -> bool:  # noqa: FBT001 - the parser's own
+    """But no list of a line of marks, such as ``* * * *``: it is there to be seen."""
+    line = state.src[state.bMarks[start] + state.tShift[start] : state.eMarks[start]]
+    if state.level >= _DEEPEST or _LINE_OF_MARKS.fullmatch(line):
+        return False
+    return list_block(state, start, end, silent)
+
+
+def _blockquote(state: StateBlock, start: int, end: int, silent: bool) -> bool:  # noqa: FBT001 - the parser's own
+    return state.level < _DEEPEST and blockquote(state, start, end, silent)
+
+
 def _link_addresses(state: StateCore) -> None:
-    """Makes links of bare addresses, which not every mail program does in HTML. What is seen is where it leads."""
+    """Makes links of bare addresses, which not every mail program does in HTML. What is seen is where it leads.
+
+    An item of a numbered list keeps the number that is written: HTML would count anew, past those that a condition left out.
+    """
     for token in state.tokens:
+        if token.type == "list_item_open" and token.info:
+            token.attrSet("value", token.info)
         if token.children:
             token.children = list(_linked(state.md, token.children))
 

@@ -112,6 +112,21 @@ def test_a_reading_is_two_numbers_the_right_way_round(fields: dict[str, str], er
     assert states(found.answers, MONDAY)[0][1] == 0
 
 
+@pytest.mark.parametrize(
+    ("systolic", "diastolic", "kept"),
+    [
+        pytest.param("1 5", "85", {"diastolic": 85}, id="the old top number isn't the new bottom one's"),
+        pytest.param("135", "8O", {"systolic": 135}, id="nor the old bottom one the new top one's"),
+        pytest.param("1 5", "95", {"systolic": 150, "diastolic": 95}, id="a slip alone leaves the reading as it was"),
+    ],
+)
+def test_no_reading_is_made_of_halves_of_two(systolic: str, diastolic: str, kept: dict[str, int]) -> None:
+    before = post(readings(DAYS[0], MONDAY, m1=(150, 95))).answers
+    found = post(readings(DAYS[0], MONDAY, m1=(systolic, diastolic)), before)
+    assert len(found.errors) == 1
+    assert {name.rsplit(".", 1)[1]: value for name, value in found.answers.items() if name.startswith(FIRST)} == kept
+
+
 DATE = "Date of these readings"
 
 
@@ -272,10 +287,13 @@ def test_whatever_is_posted_in_whatever_order(posts: list[tuple[int, int | None,
         fields = readings(DAYS[day - 1], on, **given_now)
         found = post(fields, answers, day=day, today=today)
         answers = dict(found.answers)
-        for name, typed in fields.items():
-            least, most = (40, 300) if name.endswith("systolic") else (20, 200)
-            if ".date" not in name and least <= int(typed) <= most:
-                numbers[name] = int(typed)
+        for name in [name for name in fields if name.endswith(".systolic")]:
+            both = (name, name.replace("systolic", "diastolic"))
+            right = [(each, int(fields[each])) for each, least, most in zip(both, (40, 20), (300, 200), strict=True)
+                     if least <= int(fields[each]) <= most]  # fmt: skip
+            if len(right) == 1 and numbers.get(right[0][0]) != right[0][1]:
+                numbers = {each: number for each, number in numbers.items() if each not in both}
+            numbers |= dict(right)
         if on is not None:
             dates.setdefault(f"day-{day}", set()).add(on)
 

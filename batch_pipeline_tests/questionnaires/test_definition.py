@@ -13,7 +13,8 @@ from batch_pipeline_tests.questionnaires.given import ask, bounds, choose, form,
 BP = [{"system": "http://snomed.info/sct", "code": "75367002"}]
 SYSTOLIC = [{"system": "http://snomed.info/sct", "code": "271649006"}]
 DIASTOLIC = [{"system": "http://snomed.info/sct", "code": "271650006"}]
-HELP = {"url": "http://hl7.org/fhir/StructureDefinition/questionnaire-itemControl",
+HL7 = "http://hl7.org/fhir/StructureDefinition"
+HELP = {"url": f"{HL7}/questionnaire-itemControl",
         "valueCodeableConcept": {"coding": [{"code": "help"}]}}  # fmt: skip
 BMI = ask("bmi", "decimal", readOnly=True, code=[{"system": "http://loinc.org", "code": "39156-5"}])
 HEIGHT = [{"system": "http://loinc.org", "code": "8302-2"}]
@@ -53,6 +54,20 @@ def when(question: str, **rule: Any) -> dict[str, Any]:
         ([ask("a", "text", item=[ask("b", "text")])], "linkId b: only a help text .* can stand within the question a"),
         ([ask("a", "text", extension=[{"url": "urn:x"}])], "linkId a: the extension urn:x isn't supported here"),
         ([ask("a", "text", extension=bounds(1, 2))], "linkId a: the extension .*minValue goes with a decimal or an integer"),
+        ([ask("a", "integer", extension=[{"url": f"{HL7}/minValue", "valueString": "5"}])],
+         "linkId a: the extension .*minValue needs valueInteger or valueDecimal"),
+        ([ask("a", "integer", extension=[{"url": f"{HL7}/questionnaire-unit", "valueString": "kg"}])],
+         "linkId a: the extension .*questionnaire-unit needs valueCoding"),
+        ([ask("a", "integer", extension=[*bounds(1, 5), *bounds(2, 5)])], "linkId a: the extension .*minValue stands twice"),
+        ([ask("a", "integer", required="false")], "linkId a: required has to be true or false, without quotation marks"),
+        ([group("g", ask("a", "boolean")), group("h", ask("b", "text"), **when("a", answerBoolean="true"))],
+         "linkId h: enableWhen on a: answerBoolean has to be as FHIR writes it"),
+        ([group("g", ask("a", "integer")), group("h", ask("b", "text"), **when("a", answerInteger="3"))],
+         "linkId h: enableWhen on a: answerInteger has to be as FHIR writes it"),
+        ([group("g", ask("a", "date")), group("h", ask("b", "text"), **when("a", answerDate="2026-11"))],
+         "linkId h: enableWhen on a: answerDate has to be as FHIR writes it"),
+        ([group("g", ask("a", "text")), group("h", ask("b", "text"), enableWhen=[{"question": "a", "operator": "exists", "answerBoolean": "true"}])],
+         "linkId h: enableWhen on a: answerBoolean has to be as FHIR writes it"),
         ([ask("a", "integer", extension=bounds(2, 1))], "linkId a: minValue is greater than maxValue"),
         ([ask("a", "text", readOnly=True)], "linkId a: readOnly isn't supported on type text here: only a decimal can be"),
         ([ask("a", "decimal", readOnly=True)], "linkId a: readOnly means that it is worked out, and only the body mass"),

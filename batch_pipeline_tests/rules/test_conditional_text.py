@@ -48,7 +48,20 @@ F = {"sex": "F", "name": "Ann"}
         # Lines that hold a condition alone leave no empty line; spaces around the whole are gone.
         ("Dear A,\n{% if sex %}\nplease\n{% endif %}\nring.\n", F, "Dear A,\nplease\nring."),
         ("Dear A,\n  {% if sex %}\nplease\n  {% endif %}\nring.", {}, "Dear A,\nring."),
+        (
+            "Dear A,\n{% if sex %} \t\nplease\n{% endif %}{% if name %}  \nring.\n{% endif %}",
+            F,
+            "Dear A,\nplease\nring.",
+        ),
+        # A line that holds words as well ends where it ends.
+        ("Come{% if name %} to {{ name }}{% endif %}\nPlease ring.", F, "Come to Ann\nPlease ring."),
+        ("Come{% if name %} to {{ name }}{% endif %}\nPlease ring.", {}, "Come\nPlease ring."),
+        ("Come {% if name %}today{% else %}soon{% endif %}\n\nRing.", {}, "Come soon\n\nRing."),
+        ("Come{% if name %}\ntoday{% endif %}\nRing.", F, "Come\ntoday\nRing."),
+        ("{{ name }}{% if sex %}\ntoday{% endif %}\nRing.", F, "Ann\ntoday\nRing."),
+        ("{% if sex %}Ring {{ name }}{% endif %}\n{% if name %}\nnow\n{% endif %}\n", F, "Ring Ann\nnow"),
         ("{%- if sex -%} a {%- endif %} b", F, "a b"),
+        ("a {%- if sex -%}\n\n b\n{%- endif -%}\n c", F, "abc"),
         # A value is never read as a text.
         ("{% if sex %}{{ name }}{% endif %}", {"sex": "{{ name }}", "name": "{% if x %}<b>&"}, "{% if x %}<b>&"),
     ],
@@ -160,6 +173,8 @@ def test_how_a_value_is_written_changes_no_condition() -> None:
         ("{% if a %}{{ b", "isn't closed"),
         ("{% if a %}{ b }{% endif %}", "{ b } isn't a field"),
         ("{% if a", "can't be read: unexpected end of template"),
+        ("{% if a %}x" + "{% elif a %}x" * 101 + "{% endif %}", "more than 100 {% elif %}"),
+        ("{% if a %}x" + "{% elif a %}x" * 7_000 + "{% endif %}", "more than 100 {% elif %}"),
         ("{% if not " + "not " * 20 + "a %}x{% endif %}", "more than 10 deep"),
         ("{% if a %}" * 11 + "x" + "{% endif %}" * 11, "more than 10 deep"),
         ("{{ a" + " | upper" * 20 + " }}", "more than 10 deep"),

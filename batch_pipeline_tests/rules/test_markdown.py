@@ -40,10 +40,24 @@ def seen(text: str) -> str:
         ("`x`", "<p>`x`</p>"),
         ("A\n---", "<p>A<br />---</p>"),
         ("[a]: b", "<p>[a]: b</p>"),
+        ("<https://a.example/x>", '<p>&lt;<a href="https://a.example/x">https://a.example/x</a>&gt;</p>'),
+        # A line of marks is one to look at, and makes no list; nor do lists in lists in lists: their marks stay words.
+        ("- - -\nHi", "<p>- - -<br />Hi</p>"),
+        ("* * * * * * * * * * * *\nHi\n\nYou", "<p>* * * * * * * * * * * *<br />Hi</p><p>You</p>"),
+        ("- a\n- - - -\n- b", "<ul><li>a<br />- - - -</li><li>b</li></ul>"),
+        # The number that is written is the one that is seen.
+        ("1. a\n3. b\n3. c", '<ol><li value="1">a</li><li value="3">b</li><li value="3">c</li></ol>'),
     ],
 )  # fmt: skip
 def test_how_a_text_is_set(text: str, shown: str) -> None:
     assert body(text) == shown
+
+
+@pytest.mark.parametrize("mark", ["- ", "* ", "> ", "1. ", ">", "- > "])
+@pytest.mark.parametrize("times", [2, 11, 40, 2_000])
+def test_no_words_are_lost_however_deep_they_stand(mark: str, times: int) -> None:
+    words = seen(f"{mark * times}Ring\n\non Friday\n\n- and bring it\n")
+    assert all(word in words for word in ("Ring", "on Friday", "and bring it"))
 
 
 def test_a_page_loads_nothing_and_has_its_subject_as_its_title() -> None:
@@ -79,6 +93,9 @@ def test_a_value_makes_no_marks(value: str) -> None:
 def test_a_value_that_is_an_address_leads_where_it_says() -> None:
     assert body(escaped("https://a.example/b-c_d")) == (
         '<p><a href="https://a.example/b-c_d">https://a.example/b-c_d</a></p>'
+    )
+    assert body(f"<{escaped('https://a.example/b-c_d')}>") == (
+        '<p>&lt;<a href="https://a.example/b-c_d">https://a.example/b-c_d</a>&gt;</p>'
     )
     assert body(f"[Book]({escaped('https://a.example/b(c)')})") == '<p><a href="https://a.example/b(c)">Book</a></p>'
 

@@ -40,7 +40,7 @@ def test_every_target_sets_up_what_it_needs(target: str) -> None:
 
 def test_ci_runs_the_readme_s_test_command() -> None:
     script = (PROJECT / ".ci" / "run").read_text(encoding="utf-8")
-    assert "\nmake test\n" in script
+    assert " make test\n" in script
     assert "make test" in (PROJECT / "README.md").read_text(encoding="utf-8")
 
 

@@ -5,10 +5,12 @@ import hmac
 import json
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -136,10 +138,21 @@ def stored(ledger: Ledger) -> list[tuple[str, str]]:
         return sorted((row.provider, row.reference) for row in rows)
 
 
+_CLIENTS_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """One that the system gives no client by itself.
+
+    Who tries again and again to reach one of those, where nobody listens for the moment, may end up connected to itself:
+    then it reads its own words as an answer, and whoever comes back to listen there finds the port taken.
+    """
+    first = int(_CLIENTS_PORTS.read_text().split()[0]) if _CLIENTS_PORTS.exists() else 32_768
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            port = random.randrange(first // 2, first)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass

@@ -19,11 +19,13 @@ def test_killed_at_random_moments_it_loses_and_doubles_nothing(tmp_path: Path, c
     chance = random.Random()
     with Gateway(tmp_path) as gateway:
         acknowledged: list[float] = []
-        provider = threading.Thread(target=lambda: acknowledged.extend(_post_all(gateway.port, references)))
+        provider = threading.Thread(
+            target=lambda: acknowledged.extend(_post_all(gateway.port, references)), daemon=True
+        )
         provider.start()
         done = 0
         while done < kills:
-            _wait_for(gateway, len(references) * (done + 1) // (kills + 2), chance.uniform(0, 0.02))
+            _wait_for(gateway, provider, len(references) * (done + 1) // (kills + 2), chance.uniform(0, 0.02))
             assert provider.is_alive(), "it was done before it was killed often enough: give it more to do"
             gateway.kill()
             done += 1
@@ -37,10 +39,11 @@ def _post_all(port: int, references: list[str]) -> list[float]:
     return asyncio.run(post_until_taken(port, [callback(reference) for reference in references], 32))
 
 
-def _wait_for(gateway: Gateway, receipts: int, seconds: float) -> None:
+def _wait_for(gateway: Gateway, provider: threading.Thread, receipts: int, seconds: float) -> None:
     """Until so many are stored, and a moment longer: the kill falls anywhere between two commits."""
     pause = threading.Event()
     while len(stored(gateway.ledger)) < receipts:
+        assert provider.is_alive(), "the provider has stopped calling"
         pause.wait(0.002)
     pause.wait(seconds)
 
@@ -73,9 +76,9 @@ def test_what_was_acknowledged_before_a_kill_is_there_without_a_repeat(tmp_path:
 def test_one_that_is_stopped_stores_what_it_took(tmp_path: Path) -> None:
     references = [f"flu:{line}:primary" for line in range(1_000)]
     with Gateway(tmp_path) as gateway:
-        provider = threading.Thread(target=_post_all, args=(gateway.port, references))
+        provider = threading.Thread(target=_post_all, args=(gateway.port, references), daemon=True)
         provider.start()
-        _wait_for(gateway, 100, 0)
+        _wait_for(gateway, provider, 100, 0)
         assert gateway.stop() == 0
         assert provider.is_alive()
         kept = len(stored(gateway.ledger))

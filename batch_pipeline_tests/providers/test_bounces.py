@@ -232,9 +232,9 @@ def _nested(depth: int, kind: str, blank_lines: int = 900_000) -> bytes:
     ids=range(12),
 )
 def test_a_bomb_is_left_alone_in_little_time(bomb: bytes) -> None:
-    begun = time.monotonic()
+    begun = time.process_time()  # others may be busy on this machine
     assert notifications(bomb, TOKENS, NOW) is None
-    assert time.monotonic() - begun < 2
+    assert time.process_time() - begun < 2
 
 
 # Boxes

@@ -546,12 +546,13 @@ def test_full_mailboxes_are_the_mailboxes_however_many_there_are() -> None:
 @pytest.mark.parametrize("deed", [say_nothing, dribble("250-slow\r\n", 0.01), dribble("x", 0.01)])
 @pytest.mark.parametrize("stage", ["greeting", "EHLO", "DATA", "taken"])
 def test_it_ends_in_time_however_the_server_dawdles(stage: str, deed: Deed) -> None:
-    outcome = OutcomeUnknown if stage in ("dot", "taken") else NotTaken
+    # A busy machine takes its time up to the dot, and then half of it must be left.
+    outcome, seconds = (OutcomeUnknown, 1.0) if stage == "taken" else (NotTaken, 0.2)
     begun = time.monotonic()
-    with MailServer(at(stage, deed)) as server, provider(server, timeout=timedelta(seconds=0.2)) as mail:
+    with MailServer(at(stage, deed)) as server, provider(server, timeout=timedelta(seconds=seconds)) as mail:
         with pytest.raises(outcome):
             send(mail)
-        assert time.monotonic() - begun < 0.6
+        assert time.monotonic() - begun < seconds + 3
 
 
 def test_half_the_time_is_kept_for_the_answer_to_the_dot() -> None:
@@ -565,7 +566,7 @@ def test_a_server_that_does_not_read_ends_in_time() -> None:
     begun = time.monotonic()
     with MailServer(at("content", say_nothing), how={"data_size_limit": None}) as server:
         failure(server, NotTaken, LARGE, timeout=timedelta(seconds=2))
-    assert time.monotonic() - begun < 5  # the text is written before the clock starts
+    assert time.monotonic() - begun < 20  # the text is written before the clock starts; it would wait for ever
 
 
 # TLS and logging in

@@ -19,8 +19,7 @@ from batch_pipeline.records import saving
 from batch_pipeline.records.folder import RecordFolder
 from batch_pipeline.records.writer import Entry, Outcome, StillOurs, Writer, WriterStopped
 from batch_pipeline.rules import links
-from batch_pipeline.rules.markdown import escaped
-from batch_pipeline.rules.records import APP_IS_SILENT, MAIL_GIVES_UP
+from batch_pipeline.rules.records import APP_IS_SILENT
 from batch_pipeline_tests.ledger.given import (
     BATCH,
     NOW,
@@ -127,18 +126,6 @@ def test_a_fallback_whose_message_is_never_written_does_not_wait_for_it(ledger: 
     world = with_fallback(ledger, tmp_path)
     set_attempts(ledger, {"accepted_at": None, "cancelled_at": NOW}, step="primary")
     assert world.save().written == 1
-
-
-@pytest.mark.parametrize("provider", ["smtp", "simulator"])
-def test_an_email_is_told_as_the_patient_read_it(ledger: Ledger, tmp_path: Path, provider: str) -> None:
-    """What is queued for a mail relay has each value escaped for Markdown; no other provider's text is touched."""
-    values = "Anne-Marie (née O\\Brien) at https://a.example.org/x_y"
-    text = f"Dear {escaped(values) if provider == 'smtp' else values}"
-    world = World.of(ledger, tmp_path, [Recipient(2, "email", provider, text=text)])
-    set_attempts(ledger, {"delivered_at": None}, batch=BATCH)
-    assert world.save(at=NOW + MAIL_GIVES_UP).written == 1
-    (entry,) = [json.loads(path.read_text()) for path in (world.root / BATCH).iterdir()]
-    assert entry["payload"] == [{"contentString": f"Dear {values}"}]
 
 
 # What a run leaves behind --------------------------------------------------------------------------------------------

@@ -163,9 +163,11 @@ class House:
     def form(self, submitted: Submitted) -> Form | None:
         """What a batch asks, as it was when it was submitted; ``None`` for a batch that asks nothing."""
         asks = json.loads(submitted.row.spec).get("questionnaire")
-        if asks is None:
-            return None
-        return kept_form(self._kept_questionnaire(asks["sha256"]).read_text("utf-8"), asks["id"])
+        return None if asks is None else self.kept_form(asks["sha256"], asks["id"])
+
+    def kept_form(self, sha256: str, form_id: str) -> Form:
+        """A kept questionnaire as a form."""
+        return kept_form(self._kept_questionnaire(sha256).read_text("utf-8"), form_id)
 
     def _kept_questionnaire(self, sha256: str) -> Path:
         return self.home.kept_questionnaires / f"{sha256}.json"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import closing
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 
 from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
@@ -34,6 +34,9 @@ from batch_pipeline.settings import load_workspaces, refuse_mixed_accounts, secr
 
 _SECONDS_TO_END = 30
 """For requests at work when the server is stopped; then the process is killed, and the providers repeat."""
+
+_FORMS = 64
+"""Questionnaires that a process keeps read: one is asked for at each request."""
 
 _SWITCH_SECONDS = 0.001
 """A commit asks for Python's lock some ten times; beside a busy loop it waits so long for it each time (5 ms is usual)."""
@@ -86,6 +89,7 @@ def pages_of(house: House, proxies: Collection[str] = ()) -> PagesOf:
         senders={each.id: Sender(each.name, each.zone) for each in load_workspaces(house.home)},
         kept_attachment=house.kept_attachment,
         hashed=house.hasher.hash,
+        kept_form=lru_cache(_FORMS)(house.kept_form),
         proxies=LOOPBACK | set(proxies),
     )
 

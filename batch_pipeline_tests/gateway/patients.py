@@ -7,10 +7,12 @@ import json
 import multiprocessing
 import re
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from functools import cache
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, TextIO
 from zoneinfo import ZoneInfo
@@ -25,6 +27,8 @@ from batch_pipeline.gateway.pages.views import Sender
 from batch_pipeline.gateway.server import run
 from batch_pipeline.ledger import batches, links, outbox
 from batch_pipeline.ledger.engine import Ledger
+from batch_pipeline.questionnaires.form import Form
+from batch_pipeline.questionnaires.library import kept_form
 from batch_pipeline.rules.links import token_of
 from batch_pipeline_tests.gateway.serving import free_port
 from batch_pipeline_tests.ledger.given import (
@@ -32,6 +36,7 @@ from batch_pipeline_tests.ledger.given import (
     HASHER,
     NOW,
     PLAN,
+    approve,
     begin,
     lines,
     open_ledger,
@@ -42,6 +47,7 @@ from batch_pipeline_tests.ledger.given import (
 from batch_pipeline_tests.ledger.test_links import BORN, KEYS
 from batch_pipeline_tests.ledger.test_links import rows as birth_rows
 from batch_pipeline_tests.processes import CONTEXT
+from batch_pipeline_tests.questionnaires.given import SHIPPED, text_of
 
 SITE = "https://msg.example.org"
 PDF = b"%PDF-1.7 a leaflet about flu"
@@ -66,6 +72,26 @@ def sent_batch(ledger: Ledger, kept: Path, count: int = 3, batch: str = BATCH, c
     links.write(ledger, batch, "attachment", KEYS, birth_rows(*(each.line for each in recipients)), NOW)
     outbox.write(ledger, batch, PLAN, rows(recipients), NOW)
     begin(ledger, *(each.line for each in recipients), batch=batch)
+
+
+def asking_batch(ledger: Ledger, kept: Path, questionnaire: str = "bp_7_day", count: int = 3) -> None:
+    """A batch whose messages went, each with a link to a questionnaire: a shipped one, or the text of another."""
+    text = text_of(questionnaire) if questionnaire in SHIPPED else questionnaire
+    form_id = questionnaire if questionnaire in SHIPPED else "mine"
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    (kept / sha256).write_text(text, encoding="utf-8")
+    asks = {"id": form_id, "version": "1", "sha256": sha256}
+    spec = batches.spec_json({"batch": BATCH, "questionnaire": asks})
+    approve(ledger, message_type="questionnaire", questionnaire=form_id, spec=spec)
+    recipients = lines(count)
+    links.write(ledger, BATCH, "questionnaire", KEYS, birth_rows(*(each.line for each in recipients)), NOW)
+    outbox.write(ledger, BATCH, PLAN, rows(recipients), NOW)
+    begin(ledger, *(each.line for each in recipients))
+
+
+@cache
+def form_in(kept: Path, form_id: str) -> Form:
+    return kept_form(kept.read_text("utf-8"), form_id)
 
 
 @dataclass
@@ -117,6 +143,7 @@ class Desk:
             senders={"riverside": Sender(self.organisation, ZoneInfo("Europe/London"))},
             kept_attachment=lambda sha256: self.kept / sha256,
             hashed=HASHER.hash,
+            kept_form=lambda sha256, form_id: form_in(self.kept / sha256, form_id),
             limits=self.limits,
             proxies=LOOPBACK | {"198.51.100.1"},
             steady=lambda: self.clock.steady,
@@ -152,6 +179,20 @@ class Browser:
         data = dict(zip(("day", "month", "year"), parts, strict=True)) | {"form": form} | more
         return self.client.post(f"/{token}", data=data)
 
+    def enter(self, token: str) -> httpx.Response:
+        """Past the date of birth; the page behind it."""
+        assert self.type_in(token).status_code == 303
+        return self.open(token)
+
+    def fill(self, token: str, place: str, **typed: str | None) -> httpx.Response:
+        """Opens a page, types into some of its fields (``None`` unticks), and posts all of it, as browsers do."""
+        return self.post_form(f"/{token}/{place}", fields_of(self.client.get(f"/{token}/{place}")), typed)
+
+    def post_form(self, place: str, fields: dict[str, str], typed: Mapping[str, str | None]) -> httpx.Response:
+        """``fields``: what the form held when it was shown."""
+        filled = {name: value for name, value in {**fields, **typed}.items() if value is not None}
+        return self.client.post(place, data=filled)
+
     def download(self, token: str) -> httpx.Response:
         return self.client.get(f"/{token}/attachment")
 
@@ -160,6 +201,38 @@ def hidden(page: httpx.Response) -> str:
     """The form's own signature, empty where there is no form."""
     found = re.search(r'name="form" value="([^"]+)"', page.text)
     return found[1] if found else ""
+
+
+class _Fields(HTMLParser):
+    """What a browser would post of the form on a page, as it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, str] = {}
+        self._area: str | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        name = given.get("name") or ""
+        if tag == "textarea":
+            self._area = name
+            self.found[name] = ""
+        elif tag == "input" and (given.get("type") not in ("radio", "checkbox") or "checked" in given):
+            self.found[name] = given.get("value") or ""
+
+    def handle_data(self, data: str) -> None:
+        if self._area is not None:
+            self.found[self._area] += data
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "textarea":
+            self._area = None
+
+
+def fields_of(page: httpx.Response) -> dict[str, str]:
+    parser = _Fields()
+    parser.feed(page.text)
+    return parser.found
 
 
 def words(page: httpx.Response) -> str:

@@ -87,7 +87,7 @@ class Pages:
             if link is None or standing == "gone":
                 return visit.gone()
             visit.told.workspace = link.workspace
-            return _locked(visit, link) if standing == "locked" else await show(visit, link)
+            return visit.locked(link) if standing == "locked" else await show(visit, link)
         except Busy as busy:
             visit.told.fault = str(busy)
             return visit.later(503)
@@ -96,10 +96,6 @@ class Pages:
         except Exception as error:  # noqa: BLE001 - a patient is told in words that they can read
             visit.told.fault = where(error)
             return visit.later(500)
-
-
-def _locked(visit: Visit, link: Link) -> Response:
-    return page(visit.site.views.render("locked", sender=visit.sender(link)), 403)
 
 
 # What a link opens ---------------------------------------------------------------------------------------------------
@@ -148,7 +144,7 @@ async def _take_date(visit: Visit, link: Link) -> Response:
         return _ask_for_date(visit, link, typed, NotADate(said, _PARTS), 422)
     if tried.result == "limited":
         return visit.later(429, "Too many wrong dates of birth were entered")
-    return _locked(visit, link) if tried.result == "locked" else visit.gone()
+    return visit.locked(link) if tried.result == "locked" else visit.gone()
 
 
 def _ask_for_date(

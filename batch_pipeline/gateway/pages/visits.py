@@ -19,6 +19,7 @@ from batch_pipeline.gateway.pages.opening import Opening
 from batch_pipeline.gateway.pages.signing import COOKIE, SESSION, Purpose, Signer
 from batch_pipeline.gateway.pages.views import Sender, Views
 from batch_pipeline.ledger.links import Link
+from batch_pipeline.questionnaires.form import Form
 from batch_pipeline.rules.links import LinkKeys
 
 LOOPBACK = frozenset({"127.0.0.1", "::1"})
@@ -36,6 +37,8 @@ class PageLimits:
     seconds: float = 10
     body_bytes: int = 4_096
     """Of a date of birth."""
+    answers_bytes: int = 262_144
+    """Of a page of a questionnaire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class PagesOf:
     """Where a file lies, by its SHA-256."""
     hashed: Callable[[str], str]
     """A keyed hash, for network addresses."""
+    kept_form: Callable[[str, str], Form]
+    """A batch's questionnaire, by its SHA-256 and id; asked for at each request, so it keeps what it has read."""
     limits: PageLimits = field(default_factory=PageLimits)
     proxies: Collection[str] = LOOPBACK
     """Who is believed about whom a request comes from."""
@@ -117,6 +122,10 @@ class Visit:
     def gone(self) -> Response:
         """The page of a link that opens nothing, and never said whether it did."""
         return page(self.site.views.render("gone"), 404)
+
+    def locked(self, link: Link) -> Response:
+        """The page of a link that a person has to unlock."""
+        return page(self.site.views.render("locked", sender=self.sender(link)), 403)
 
     def later(self, status: int, heading: str = PROBLEM) -> Response:
         """The page of something that may go another time."""

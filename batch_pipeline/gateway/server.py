@@ -30,13 +30,11 @@ from batch_pipeline.providers.accounts import (
     NHS_NOTIFY_API_KEY,
     NHS_NOTIFY_APPLICATION_ID,
 )
+from batch_pipeline.questionnaires.form import FORMS_AT_HAND
 from batch_pipeline.settings import load_workspaces, refuse_mixed_accounts, secret
 
 _SECONDS_TO_END = 30
 """For requests at work when the server is stopped; then the process is killed, and the providers repeat."""
-
-_FORMS = 64
-"""Questionnaires that a process keeps read: one is asked for at each request."""
 
 _SWITCH_SECONDS = 0.001
 """A commit asks for Python's lock some ten times; beside a busy loop it waits so long for it each time (5 ms is usual)."""
@@ -89,7 +87,7 @@ def pages_of(house: House, proxies: Collection[str] = ()) -> PagesOf:
         senders={each.id: Sender(each.name, each.zone) for each in load_workspaces(house.home)},
         kept_attachment=house.kept_attachment,
         hashed=house.hasher.hash,
-        kept_form=lru_cache(_FORMS)(house.kept_form),
+        kept_form=lru_cache(FORMS_AT_HAND)(house.kept_form),
         proxies=LOOPBACK | set(proxies),
     )
 

@@ -174,8 +174,8 @@ def find(connection: sa.Connection, token_hash: str, *, lock: bool = False) -> L
     row = connection.execute(_FIND_LOCKED if lock else _FIND, {"of_hash": token_hash}).one_or_none()
     if row is None:
         return None
-    answered = row[-len(_ANSWERED) :]
-    return Link(*row[: -len(_ANSWERED)], None if row.version is None else Response(*answered))
+    mine, answered = row[: -len(_ANSWERED)], row[-len(_ANSWERED) :]
+    return Link(*mine) if row.version is None else Link(*mine, response=Response(*answered))
 
 
 def try_date(connection: sa.Connection, token_hash: str, birth_hash: str, address: str, now: datetime) -> Tried:

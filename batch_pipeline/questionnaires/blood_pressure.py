@@ -9,9 +9,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import lru_cache
 from typing import Literal
 
-from batch_pipeline.questionnaires.form import LOINC, SNOMED, Answers, Code, Form, Page, Question, Section
+from batch_pipeline.questionnaires.form import (
+    FORMS_AT_HAND,
+    LOINC,
+    SNOMED,
+    Answers,
+    Code,
+    Form,
+    Page,
+    Question,
+    Section,
+)
 from batch_pipeline.rules import blood_pressure
 
 BLOOD_PRESSURE = frozenset({Code(SNOMED, "75367002"), Code(LOINC, "85354-9")})
@@ -79,6 +90,7 @@ class Day:
     """``later``: it begins on ``on``, as the day before has only just begun."""
 
 
+@lru_cache(maxsize=FORMS_AT_HAND)
 def places(form: Form) -> tuple[Place, ...]:
     """Where the form asks for readings, in its order; empty for a questionnaire about something else."""
     return tuple(place for page in form.pages for place in _places(page))

@@ -459,7 +459,7 @@ class MessageChoice(Checked):
     @property
     def carries_link(self) -> bool:
         """Whether each message has the patient's own address in it."""
-        return self.attachment is not None
+        return self.attachment is not None or self.type == "questionnaire"
 
     @model_validator(mode="after")
     def _keys_that_go_together(self) -> Self:
@@ -495,7 +495,6 @@ class BatchFile(Checked):
 _NOT_YET: Mapping[str, Callable[[BatchFile], object]] = MappingProxyType(
     {
         "message.booking": lambda batch: batch.message.booking,
-        "message.saves_responses": lambda batch: batch.message.saves_responses,
         "send_at": lambda batch: batch.send_at,
         "stagger": lambda batch: batch.stagger,
         "expires_after": lambda batch: batch.expires_after,

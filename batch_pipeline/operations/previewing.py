@@ -18,6 +18,7 @@ from batch_pipeline.planning.duck import scan
 from batch_pipeline.planning.message import Message
 from batch_pipeline.planning.patients import PatientFiles, sort_lines
 from batch_pipeline.planning.plan import fields_unknown
+from batch_pipeline.rules import links
 from batch_pipeline.rules.conditional_text import MissingValue, Writer
 from batch_pipeline.rules.fragments import Fragments, downgrade, sms_fragments
 from batch_pipeline.settings import Workspace, load_workspaces
@@ -67,7 +68,7 @@ def preview(
         files = PatientFiles(folder / "patients", folder / "rejected_rows", folder / "duplicates")
         today = now.astimezone(workspace.zone).date()
         sort_lines(con, table, files, today=today, needs_date_of_birth=False)
-        words = worded(message, workspace, reader.shape.columns)
+        words = worded(message, workspace, reader.shape.columns, _link_of(workspace))
         if words.unknown_fields:
             raise Refused(f"template {name}, {cohort.name}: {fields_unknown(words)}")
         rows = _rows(con, words, files.patients, table, lines, most)
@@ -77,6 +78,11 @@ def preview(
             "check` says what the file holds"
         )
     return [_preview(line, words, values, written) for line, values in rows]
+
+
+def _link_of(workspace: Workspace) -> str | None:
+    """The address that ``{{ link }}`` would stand for: a template doesn't know yet whether its batch carries one."""
+    return None if workspace.links is None else links.address(workspace.links.base_url)
 
 
 def _workspace(house: House, workspace_id: str | None) -> Workspace:

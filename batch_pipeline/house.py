@@ -42,6 +42,7 @@ from batch_pipeline.rules import paths, policy
 from batch_pipeline.rules.attachments import Attachment
 from batch_pipeline.rules.links import LinkKeys
 from batch_pipeline.sending import fallbacks
+from batch_pipeline.sending.alerting import ByEmail, ByWebhook, Messenger
 from batch_pipeline.sending.unread_news import UnreadNews
 from batch_pipeline.settings import (
     BatchFile,
@@ -50,10 +51,12 @@ from batch_pipeline.settings import (
     Workspace,
     load_workspace,
     refuse_mixed_accounts,
+    secret,
 )
 from batch_pipeline.templates import Message
 
 _REFERENCES_IN_MAIL = "references in mail"
+_ALERTS_TOKEN = "ALERTS_TOKEN"  # noqa: S105 - the variable's name
 _STALE_STAGING = timedelta(days=1).total_seconds()
 
 
@@ -249,6 +252,24 @@ class House:
             yield writer
         finally:
             writer.close()
+
+    @contextmanager
+    def messenger(self, workspace: Workspace) -> Iterator[Messenger | None]:
+        """Who tells the practice of answers that can't wait; ``None`` where the workspace names nobody."""
+        chosen = workspace.alerts
+        if chosen is None:
+            yield None
+            return
+        if chosen.email is not None:
+            relay = PROVIDERS["smtp"](workspace, self.hasher.key_for(_REFERENCES_IN_MAIL))
+            messenger: Messenger = ByEmail(relay, chosen.email)
+        else:
+            token = None if chosen.credentials is None else secret(chosen.credentials, _ALERTS_TOKEN)
+            messenger = ByWebhook(chosen.webhook or "", token, chosen.timeout)
+        try:
+            yield messenger
+        finally:
+            messenger.close()
 
     def receipt_sources(self, workspace: Workspace) -> list[ReceiptSource]:
         """Where receipts wait to be fetched; no key for sending is needed.

@@ -1,21 +1,23 @@
-"""What patients answer, and the alerts that it raises (SPEC 2.12).
+"""What patients answer (SPEC 2.12), and what of it can't wait: ``alerts``.
 
 A post is folded over the answers as they are at that moment, in one transaction that has the patient's link to itself:
 of two tabs neither takes away what the other gave. Whatever can't wait is put into ``alerts`` by the same transaction,
 so no reading is kept of which the practice isn't told in the end.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
+from batch_pipeline.ledger import alerts as alerts_
 from batch_pipeline.ledger import links
-from batch_pipeline.ledger.dialects import insert
 from batch_pipeline.ledger.links import Link, Response
-from batch_pipeline.ledger.tables import alerts, attempts, responses
+from batch_pipeline.ledger.tables import UNTOLD, alerts, attempts, batches, responses
+
+_ROWS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ def keep(
             _begin(connection, link, line, change.answers, now)
     elif change.answers is not None or change.completes:
         _renew(connection, link, before, change, now)
-    _raise(connection, link, line, change.findings, now)
+    alerts_.raise_(connection, link.batch, link.patient, line, change.findings, now)
     return change
 
 
@@ -103,10 +105,91 @@ def _renew(connection: sa.Connection, link: Link, before: Response, change: Chan
         raise RuntimeError("the answers were changed by somebody who hadn't locked their link")
 
 
-def _raise(connection: sa.Connection, link: Link, line: int, findings: Collection[str], now: datetime) -> None:
-    if findings:
-        mine = {"batch": link.batch, "patient": link.patient, "line": line, "raised_at": now}
-        connection.execute(
-            insert(connection, alerts).on_conflict_do_nothing(),
-            [mine | {"finding": finding} for finding in sorted(findings)],
+# What people read ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One patient's answers, for the inbox, the reports and the record."""
+
+    line: int
+    patient: str
+    nhs_number: str | None = field(repr=False)
+    answers: str | None = field(repr=False)
+    first_at: datetime
+    changed_at: datetime
+    completed_at: datetime | None
+    version: int
+
+
+def of_batch(connection: sa.Connection, batch: str) -> Iterator[Answered]:
+    """What every patient of a batch answered so far, by line."""
+    whose = sa.and_(
+        attempts.c.batch == responses.c.batch, attempts.c.patient == responses.c.patient, attempts.c.step == "primary"
+    )
+    query = (
+        sa.select(
+            responses.c.line,
+            responses.c.patient,
+            attempts.c.nhs_number,
+            *(responses.c[name] for name in ("answers", "first_at", "changed_at", "completed_at", "version")),
         )
+        .join(attempts, whose)
+        .where(responses.c.batch == batch)
+        .order_by(responses.c.line)
+    )
+    for some in connection.execution_options(yield_per=_ROWS).execute(query).partitions():
+        yield from (Answered(*row) for row in some)
+
+
+class Counted(NamedTuple):
+    """How far the patients of a batch are, and of how many readings that can't wait nobody is told yet."""
+
+    batch: str
+    completed: int
+    in_progress: int
+    urgent: int
+    """Patients with one that can't wait."""
+    untold: int
+    """Patients with one of which the practice isn't told yet."""
+
+
+def counted(connection: sa.Connection, batch: str | None = None) -> list[Counted]:
+    """Of one batch, or of every batch of which something was answered."""
+    which = sa.true() if batch is None else responses.c.batch == batch
+    raised = sa.exists().where(alerts.c.batch == responses.c.batch, alerts.c.patient == responses.c.patient)
+    query = (
+        sa.select(
+            responses.c.batch,
+            _count(responses.c.completed_at.is_not(None)),
+            _count(responses.c.completed_at.is_(None)),
+            _count(raised),
+            _count(raised.where(sa.text(f"alerts.{UNTOLD}"))),
+        )
+        .where(which)
+        .group_by(responses.c.batch)
+        .order_by(responses.c.batch)
+    )
+    return [Counted(*row) for row in connection.execute(query)]
+
+
+def _count(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+    return sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0)
+
+
+def with_news(connection: sa.Connection) -> list[str]:
+    """Batches of which something was answered since their inbox was made."""
+    version = sa.func.sum(responses.c.version)
+    query = (
+        sa.select(responses.c.batch)
+        .join(batches, batches.c.batch == responses.c.batch)
+        .group_by(responses.c.batch, batches.c.inbox_version)
+        .having(version != sa.func.coalesce(batches.c.inbox_version, 0))
+        .order_by(responses.c.batch)
+    )
+    return list(connection.scalars(query))
+
+
+def mark_inbox(connection: sa.Connection, batch: str, version: int | None) -> None:
+    """Notes that a batch's inbox was made of answers whose versions come to this; ``None``: it has to be made anew."""
+    connection.execute(sa.update(batches).where(batches.c.batch == batch).values(inbox_version=version))

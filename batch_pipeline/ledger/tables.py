@@ -91,7 +91,7 @@ batches = sa.Table(
         comment="how often something of it became otherwise that a final report or the record may tell of",
     ),
     sa.Column("links_revoked_at", Instant, comment="when all its links were revoked, those made later too"),
-    sa.Column("inbox_at", Instant, comment="when its inbox was made last"),
+    sa.Column("inbox_version", sa.BigInteger, comment="the sum of its answers' versions when its inbox was made last"),
 )
 
 general_pause = sa.Table(
@@ -328,7 +328,7 @@ responses = sa.Table(
     sa.Column("changed_at", Instant, nullable=False),
     sa.Column("completed_at", Instant, comment="when they were sent; null: in progress"),
     sa.Column("version", sa.Integer, nullable=False, comment="grows with each change"),
-    sa.Index(None, "batch", "changed_at"),
+    sa.Index(None, "batch", "version"),
     comment="what patients answered to a batch's questionnaire",
 )
 
@@ -343,6 +343,7 @@ alerts = sa.Table(
     sa.Column("line", sa.Integer, nullable=False),
     sa.Column("finding", sa.Text, nullable=False, comment="the range, and where in the questionnaire"),
     sa.Column("raised_at", Instant, nullable=False),
+    sa.Column("tried_at", Instant, comment="when the practice was last tried to be told"),
     sa.Column("told_at", Instant, comment="when the practice had it"),
     sa.Column("told_by", sa.Text, comment="email | webhook | whoever has seen it in the inbox"),
     sa.UniqueConstraint("batch", "patient", "finding"),

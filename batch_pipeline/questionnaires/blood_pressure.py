@@ -75,6 +75,12 @@ class Noticed:
     given: Given
     band: blood_pressure.Band
 
+    @property
+    def words(self) -> str:
+        """Which reading it is, and what it says; a number that is missing yet is a dash."""
+        numbers = [str(number) if number is not None else "–" for number in (self.given.systolic, self.given.diastolic)]
+        return f"{self.given.place.page.title}, {self.given.place.where}: {'/'.join(numbers)}"
+
 
 @dataclass(frozen=True, slots=True)
 class Day:

@@ -1,12 +1,10 @@
-"""A form's items and answers as the templates draw them: plain words and field names, nothing to be decided any more."""
+"""A form's items as the templates draw them: plain words and field names, nothing to be decided any more."""
 
 from collections.abc import Mapping, Sequence
-from datetime import date
-from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
-from batch_pipeline.questionnaires.form import DATE_PARTS, Item, Kind, Question, Section, Value, Words
+from batch_pipeline.questionnaires.form import DATE_PARTS, Item, Kind, Question, Section, Words
 
 _DRAWN: Mapping[Kind, str] = MappingProxyType(
     {
@@ -82,17 +80,3 @@ def _parts(question: Question, values: Mapping[str, str]) -> list[Block]:
         {"id": name, "label": part.capitalize(), "width": _WIDTHS[part], "value": values.get(name, "")}
         for part, name in zip(DATE_PARTS, question.fields, strict=True)
     ]
-
-
-def in_words(question: Question, value: Value | None) -> str:
-    """An answer as a person reads it; empty where there is none."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "Yes" if value else "No"
-    if isinstance(value, tuple):
-        return ", ".join(choice.label for choice in question.choices if choice.value in value)
-    if isinstance(value, date):
-        return f"{value.day} {value:%B %Y}"
-    written = format(value, "f") if isinstance(value, Decimal) else str(value)
-    return f"{written} {question.unit.label}" if question.unit else written

@@ -16,13 +16,13 @@ from starlette.responses import Response as Answer
 from batch_pipeline.gateway.pages import attachment
 from batch_pipeline.gateway.pages.answers import page as rendered
 from batch_pipeline.gateway.pages.answers import see_other
-from batch_pipeline.gateway.pages.asking import blocks, in_words
+from batch_pipeline.gateway.pages.asking import blocks
 from batch_pipeline.gateway.pages.views import day_in_words
 from batch_pipeline.gateway.pages.visits import PageSet, Visit
 from batch_pipeline.ledger.links import Link, Response
 from batch_pipeline.ledger.responses import Change
 from batch_pipeline.questionnaires import blood_pressure, filling
-from batch_pipeline.questionnaires.answers import as_json, computed, from_json, missing
+from batch_pipeline.questionnaires.answers import as_json, computed, from_json, in_words, missing
 from batch_pipeline.questionnaires.blood_pressure import Noticed
 from batch_pipeline.questionnaires.filling import Filled, Lacking
 from batch_pipeline.questionnaires.form import Answers, Form, Page
@@ -305,14 +305,9 @@ def _advice(noticed: Sequence[Noticed]) -> list[dict[str, Any]]:
         advice = found.setdefault(
             each.band.code, {"says": each.band.advice, "urgent": each.band.urgent, "readings": []}
         )
-        if (reading := _reading(each)) not in advice["readings"]:
+        if (reading := each.words) not in advice["readings"]:
             advice["readings"].append(reading)
     return list(found.values())
-
-
-def _reading(each: Noticed) -> str:
-    numbers = [str(number) if number is not None else "–" for number in (each.given.systolic, each.given.diastolic)]
-    return f"{each.given.place.page.title}, {each.given.place.where}: {'/'.join(numbers)}"
 
 
 # Looking over, and sending -------------------------------------------------------------------------------------------

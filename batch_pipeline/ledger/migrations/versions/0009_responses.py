@@ -12,7 +12,12 @@ depends_on = None
 def upgrade() -> None:
     op.add_column(
         "batches",
-        sa.Column("inbox_at", sa.BigInteger(), nullable=True, comment="when its inbox was made last"),
+        sa.Column(
+            "inbox_version",
+            sa.BigInteger(),
+            nullable=True,
+            comment="the sum of its answers' versions when its inbox was made last",
+        ),
     )
     _make_responses()
     _make_alerts()
@@ -33,7 +38,7 @@ def _make_responses() -> None:
         sa.PrimaryKeyConstraint("batch", "patient", name="pk_responses"),
         comment="what patients answered to a batch's questionnaire",
     )
-    op.create_index("ix_responses_batch_changed_at", "responses", ["batch", "changed_at"], unique=False)
+    op.create_index("ix_responses_batch_version", "responses", ["batch", "version"], unique=False)
 
 
 def _make_alerts() -> None:
@@ -50,6 +55,7 @@ def _make_alerts() -> None:
         sa.Column("line", sa.Integer(), nullable=False),
         sa.Column("finding", sa.Text(), nullable=False, comment="the range, and where in the questionnaire"),
         sa.Column("raised_at", sa.BigInteger(), nullable=False),
+        sa.Column("tried_at", sa.BigInteger(), nullable=True, comment="when the practice was last tried to be told"),
         sa.Column("told_at", sa.BigInteger(), nullable=True, comment="when the practice had it"),
         sa.Column("told_by", sa.Text(), nullable=True, comment="email | webhook | whoever has seen it in the inbox"),
         sa.ForeignKeyConstraint(["batch"], ["batches.batch"], name="fk_alerts_batch"),

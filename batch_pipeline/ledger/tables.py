@@ -316,6 +316,8 @@ wrong_dates = sa.Table(
     comment="wrong dates of birth of the last hour, so that no address tries many links",
 )
 
+UNRECORDED = "completed_at IS NOT NULL AND recorded_at IS NULL"
+
 responses = sa.Table(
     "responses",
     metadata,
@@ -328,8 +330,22 @@ responses = sa.Table(
     sa.Column("changed_at", Instant, nullable=False),
     sa.Column("completed_at", Instant, comment="when they were sent; null: in progress"),
     sa.Column("version", sa.Integer, nullable=False, comment="grows with each change"),
+    sa.Column("listed_at", Instant, comment="when its observations were listed for the record"),
+    sa.Column("recorded_at", Instant, comment="when nothing of it was left to be written to the record"),
     sa.Index(None, "batch", "version"),
+    _partial_index("ix_responses_unrecorded", UNRECORDED, "batch"),
     comment="what patients answered to a batch's questionnaire",
+)
+
+observations = sa.Table(
+    "observations",
+    metadata,
+    sa.Column("id", RowId, primary_key=True, autoincrement=True),
+    sa.Column("batch", sa.Text, sa.ForeignKey("batches.batch"), nullable=False),
+    sa.Column("line", sa.Integer, nullable=False),
+    sa.Column("identifier", sa.Text, nullable=False, unique=True, comment="of the FHIR resource"),
+    sa.Index(None, "batch", "id"),
+    comment="what is observed in answers that were sent, each to be written to the record",
 )
 
 UNTOLD = "told_at IS NULL"

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,7 +14,7 @@ import dagster as dg
 import pytest
 from typing_extensions import override
 
-from batch_pipeline.operations import answering
+from batch_pipeline.operations import answering, saving
 from batch_pipeline.providers.protocol import OutgoingMessage
 from batch_pipeline_tests.e2e.surgery import Person, Surgery, T, by_email, by_sms, csv_text, hours
 from batch_pipeline_tests.e2e.test_links import BORN, SITE, browser, posted, token_in
@@ -219,3 +220,41 @@ def test_a_questionnaire_s_message_has_to_show_the_link(surgery: Surgery, messag
 def test_a_questionnaire_needs_a_place_for_links_to_lead(surgery: Surgery) -> None:
     spec = surgery.batch("bp", PEOPLE, message={**MESSAGE, "questionnaire": "bp_4_day"})
     assert "doesn't say where links lead" in surgery.refused("check", spec)
+
+
+# The record
+
+
+@pytest.mark.parametrize(
+    ("saves", "to_record", "kinds"),
+    [
+        (True, True, {"Communication": 1, "QuestionnaireResponse": 1, "Observation": 2}),
+        (False, True, {"Communication": 1}),
+        (True, False, {}),
+    ],
+    ids=["answers too", "messages alone", "nothing"],
+)
+def test_answers_go_to_the_record_where_the_batch_says_so(
+    surgery: Surgery, posted: list[OutgoingMessage], saves: bool, to_record: bool, kinds: dict[str, int]
+) -> None:
+    surgery.workspace(links={"base_url": SITE})
+    message = {**MESSAGE, "questionnaire": "bp_4_day", "saves_responses": saves}
+    surgery.send(surgery.batch("bp", [by_sms(1)], message=message, save_to_record=to_record))
+    answer(surgery, posted[0], m1=(150, 95), m2=(146, 93))
+    surgery.done("sweep", at=T + hours(2))
+    surgery.done("save", at=T + hours(2))
+    assert in_record(surgery) == {kind: n for kind, n in kinds.items() if kind == "Communication"}
+    send(surgery, posted[0], T + hours(3))
+    for at in (T + hours(4), T + hours(5)):
+        surgery.done("save", at=at)
+    assert in_record(surgery) == kinds
+    assert saving.with_entries_due(surgery.house, T + hours(6)) == []
+
+
+def in_record(surgery: Surgery) -> dict[str, int]:
+    found = [
+        json.loads(line)["resourceType"]
+        for path in surgery.home.records.rglob("*.ndjson")
+        for line in path.read_text("utf-8").splitlines()
+    ]
+    return dict(Counter(found))

@@ -20,6 +20,7 @@ def upgrade() -> None:
         ),
     )
     _make_responses()
+    _make_observations()
     _make_alerts()
 
 
@@ -34,11 +35,49 @@ def _make_responses() -> None:
         sa.Column("changed_at", sa.BigInteger(), nullable=False),
         sa.Column("completed_at", sa.BigInteger(), nullable=True, comment="when they were sent; null: in progress"),
         sa.Column("version", sa.Integer(), nullable=False, comment="grows with each change"),
+        sa.Column(
+            "listed_at", sa.BigInteger(), nullable=True, comment="when its observations were listed for the record"
+        ),
+        sa.Column(
+            "recorded_at",
+            sa.BigInteger(),
+            nullable=True,
+            comment="when nothing of it was left to be written to the record",
+        ),
         sa.ForeignKeyConstraint(["batch"], ["batches.batch"], name="fk_responses_batch"),
         sa.PrimaryKeyConstraint("batch", "patient", name="pk_responses"),
         comment="what patients answered to a batch's questionnaire",
     )
     op.create_index("ix_responses_batch_version", "responses", ["batch", "version"], unique=False)
+    unrecorded = sa.text("completed_at IS NOT NULL AND recorded_at IS NULL")
+    op.create_index(
+        "ix_responses_unrecorded",
+        "responses",
+        ["batch"],
+        unique=False,
+        sqlite_where=unrecorded,
+        postgresql_where=unrecorded,
+    )
+
+
+def _make_observations() -> None:
+    op.create_table(
+        "observations",
+        sa.Column(
+            "id",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=True,
+            nullable=False,
+        ),
+        sa.Column("batch", sa.Text(), nullable=False),
+        sa.Column("line", sa.Integer(), nullable=False),
+        sa.Column("identifier", sa.Text(), nullable=False, comment="of the FHIR resource"),
+        sa.ForeignKeyConstraint(["batch"], ["batches.batch"], name="fk_observations_batch"),
+        sa.PrimaryKeyConstraint("id", name="pk_observations"),
+        sa.UniqueConstraint("identifier", name="uq_observations_identifier"),
+        comment="what is observed in answers that were sent, each to be written to the record",
+    )
+    op.create_index("ix_observations_batch_id", "observations", ["batch", "id"], unique=False)
 
 
 def _make_alerts() -> None:

@@ -31,7 +31,7 @@ class Notice:
     @property
     def id(self) -> str:
         """The same for the same alerts."""
-        return f"{self.batch}:alerts:{'.'.join(map(str, self.alerts[:_MOST_LINES]))}:{len(self.alerts)}"
+        return f"{self.batch}:alerts:{min(self.alerts)}-{max(self.alerts)}:{len(self.alerts)}"
 
     @property
     def subject(self) -> str:

@@ -5,7 +5,9 @@ import hashlib
 import io
 import json
 import multiprocessing
+import os
 import re
+import signal
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
@@ -244,17 +246,42 @@ def words(page: httpx.Response) -> str:
 @contextmanager
 def served(folder: Path, kept: Path, organisation: str = "Riverside <Surgery>") -> Generator[str]:
     """The pages over the ledger in a folder, on loopback, in a process of its own; gives their site."""
-    port = free_port()
-    process = CONTEXT.Process(target=_serve, args=(folder, kept, port, organisation))
-    process.start()
+    server = Server(folder, kept, free_port(), organisation)
+    server.start()
     try:
-        _until_it_answers(port)
-        yield f"http://127.0.0.1:{port}"
+        yield server.site
     finally:
-        process.terminate()
-        process.join(20)
-        process.kill()  # a busy machine may take longer, and its worker ends with it
-        process.join()
+        server.stop()
+
+
+@dataclass
+class Server:
+    """The pages in a process of their own, with its worker in a group of their own, so that both can be killed."""
+
+    folder: Path
+    kept: Path
+    port: int
+    organisation: str = "Riverside <Surgery>"
+
+    @property
+    def site(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self._process = CONTEXT.Process(target=_serve, args=(self.folder, self.kept, self.port, self.organisation))
+        self._process.start()
+        _until_it_answers(self.port)
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.join(20)
+        self._process.kill()  # a busy machine may take longer, and its worker ends with it
+        self._process.join()
+
+    def kill(self) -> None:
+        """As a power cut does it."""
+        os.killpg(self._process.pid or 0, signal.SIGKILL)
+        self._process.join()
 
 
 def _until_it_answers(port: int) -> None:
@@ -268,6 +295,7 @@ def _until_it_answers(port: int) -> None:
 
 
 def _serve(folder: Path, kept: Path, port: int, organisation: str) -> None:
+    os.setsid()
     multiprocessing.set_start_method("fork", force=True)  # as from a shell
 
     def app() -> ASGIApp:

@@ -371,7 +371,8 @@ def reconcile(
 
 @app.command()
 def sweep(context: typer.Context, at: At = None) -> None:
-    """Do all that is due by now for every batch: receipts and time-outs, then fallbacks."""
+    """Do all that is due by now for every batch: receipts and time-outs, then fallbacks; and what patients answered."""
+    from batch_pipeline.operations.answering import with_answers
     from batch_pipeline.operations.dispatching import with_fallbacks_due, with_news
 
     house: House = context.obj
@@ -381,8 +382,48 @@ def sweep(context: typer.Context, at: At = None) -> None:
         now,
         ("receipts", "receipts of", lambda: with_news(house, now)),
         ("fallback", "fallbacks of", lambda: with_fallbacks_due(house, now)),
+        ("inbox", "answers of", lambda: with_answers(house, now)),
     ):
         _say("nothing is due")
+
+
+@app.command()
+def inbox(
+    context: typer.Context,
+    batch: SomeBatch = None,
+    seen: Annotated[bool, typer.Option("--seen", help="You have seen its answers that can't wait.")] = False,
+    by: Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who has seen them.")] = None,
+    at: At = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what patients have answered: of every batch, or of one, line by line. The answers are in `responses.csv`."""
+    from batch_pipeline.operations import answering
+    from batch_pipeline.runner import Runner
+
+    house: House = context.obj
+    now = _now(at)
+    if seen and (batch is None or by is None):
+        raise typer.BadParameter("--seen needs a BATCH and --by NAME: say who has seen what")
+    if seen:
+        lines = answering.seen(house, str(batch), str(by), now)
+        what = (
+            f"{by} has seen {'line' if len(lines) == 1 else 'lines'} {', '.join(map(str, lines))}"
+            if lines
+            else "already"
+        )
+        typer.echo(f"{batch}: {what}", err=as_json)
+    if batch is not None:
+        answering.inbox(house, batch)  # whether there can be any
+    for due in answering.with_answers(house, now) if batch is None else [batch]:
+        with _watched(f"answers of {due}"):
+            Runner(house.home).run("inbox", due, now)
+    found = answering.inboxes(house) if batch is None else answering.inbox(house, batch)
+    if as_json:
+        _print_json(found)
+    elif batch is None:
+        _console().print(_view().inboxes(found))
+    else:
+        _console().print(_view().inbox(found, house.home.reports / batch))
 
 
 @app.command()

@@ -42,6 +42,7 @@ from batch_pipeline.rules import paths, policy
 from batch_pipeline.rules.attachments import Attachment
 from batch_pipeline.rules.links import LinkKeys
 from batch_pipeline.sending import fallbacks
+from batch_pipeline.sending.alerting import ByEmail, ByWebhook, Messenger
 from batch_pipeline.sending.unread_news import UnreadNews
 from batch_pipeline.settings import (
     BatchFile,
@@ -50,10 +51,12 @@ from batch_pipeline.settings import (
     Workspace,
     load_workspace,
     refuse_mixed_accounts,
+    secret,
 )
 from batch_pipeline.templates import Message
 
 _REFERENCES_IN_MAIL = "references in mail"
+_ALERTS_TOKEN = "ALERTS_TOKEN"  # noqa: S105 - the variable's name
 _STALE_STAGING = timedelta(days=1).total_seconds()
 
 
@@ -163,9 +166,11 @@ class House:
     def form(self, submitted: Submitted) -> Form | None:
         """What a batch asks, as it was when it was submitted; ``None`` for a batch that asks nothing."""
         asks = json.loads(submitted.row.spec).get("questionnaire")
-        if asks is None:
-            return None
-        return kept_form(self._kept_questionnaire(asks["sha256"]).read_text("utf-8"), asks["id"])
+        return None if asks is None else self.kept_form(asks["sha256"], asks["id"])
+
+    def kept_form(self, sha256: str, form_id: str) -> Form:
+        """A kept questionnaire as a form."""
+        return kept_form(self._kept_questionnaire(sha256).read_text("utf-8"), form_id)
 
     def _kept_questionnaire(self, sha256: str) -> Path:
         return self.home.kept_questionnaires / f"{sha256}.json"
@@ -247,6 +252,24 @@ class House:
             yield writer
         finally:
             writer.close()
+
+    @contextmanager
+    def messenger(self, workspace: Workspace) -> Iterator[Messenger | None]:
+        """Who tells the practice of answers that can't wait; ``None`` where the workspace names nobody."""
+        chosen = workspace.alerts
+        if chosen is None:
+            yield None
+            return
+        if chosen.email is not None:
+            relay = PROVIDERS["smtp"](workspace, self.hasher.key_for(_REFERENCES_IN_MAIL))
+            messenger: Messenger = ByEmail(relay, chosen.email)
+        else:
+            token = None if chosen.credentials is None else secret(chosen.credentials, _ALERTS_TOKEN)
+            messenger = ByWebhook(chosen.webhook or "", token, chosen.timeout)
+        try:
+            yield messenger
+        finally:
+            messenger.close()
 
     def receipt_sources(self, workspace: Workspace) -> list[ReceiptSource]:
         """Where receipts wait to be fetched; no key for sending is needed.

@@ -372,6 +372,31 @@ class LinksChoice(Checked):
     base_url: Annotated[str, AfterValidator(_site)] = Field(description="such as https://msg.surgery.example.org")
 
 
+def _webhook(url: str) -> str:
+    if not (url.startswith("https://") or _THIS_MACHINE.match(url)):
+        raise ValueError("it has to begin with https://")
+    return url
+
+
+class AlertsChoice(Checked):
+    """Who at the practice is told at once of answers that can't wait: by an email through ``smtp``, or a webhook."""
+
+    email: (
+        Annotated[str, _matching(r"[^\s@]{1,64}@[A-Za-z0-9.-]{1,250}", "write it as duty@surgery.example.org")] | None
+    ) = None
+    webhook: Annotated[str, AfterValidator(_webhook)] | None = None
+    credentials: EnvironmentPrefix | None = None
+    timeout: Seconds = 30.0
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.email is None) == (self.webhook is None):
+            raise ValueError("give either email or webhook")
+        if self.webhook is None and self.credentials is not None:
+            raise ValueError("credentials goes with webhook: an email is sent with those of smtp")
+        return self
+
+
 class Workspace(Checked):
     """One organisation that sends, as ``workspaces/ID.yaml`` has it."""
 
@@ -394,6 +419,7 @@ class Workspace(Checked):
     record: RecordChoice | None = None
     circuit_breaker: CircuitBreaker = CircuitBreaker()
     links: LinksChoice | None = None
+    alerts: AlertsChoice | None = None
     simulator: SimulatorChoice = SimulatorChoice()
 
     @field_validator("timezone")
@@ -408,6 +434,8 @@ class Workspace(Checked):
         for channel, name in self.providers.names.items():
             if getattr(self, name) is None:
                 raise ValueError(f"providers: {channel} goes by {name}, but there is no group {name}: add one")
+        if self.alerts is not None and self.alerts.email is not None and self.smtp is None:
+            raise ValueError("alerts: they go by email, but there is no group smtp: add one")
         if self.fetches_app_accounts and self.nhs_notify is None:
             raise ValueError("nhs_app_accounts: fetched from nhs_notify, but there is no group nhs_notify: add one")
         return self
@@ -469,7 +497,7 @@ class MessageChoice(Checked):
     @property
     def carries_link(self) -> bool:
         """Whether each message has the patient's own address in it."""
-        return self.attachment is not None
+        return self.attachment is not None or self.type == "questionnaire"
 
     @model_validator(mode="after")
     def _keys_that_go_together(self) -> Self:
@@ -505,7 +533,6 @@ class BatchFile(Checked):
 _NOT_YET: Mapping[str, Callable[[BatchFile], object]] = MappingProxyType(
     {
         "message.booking": lambda batch: batch.message.booking,
-        "message.saves_responses": lambda batch: batch.message.saves_responses,
         "send_at": lambda batch: batch.send_at,
         "stagger": lambda batch: batch.stagger,
         "expires_after": lambda batch: batch.expires_after,

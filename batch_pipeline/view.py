@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -188,6 +188,7 @@ def status(found: Mapping[str, Any]) -> RenderableType:
         _table("by path", reached),
         *([_table("non-contactable", why)] if why else []),
         *([_table("messages in the record", _of_record(found["record"]))] if "record" in found else []),
+        *([_table("patients who answered", _of_answers(found["answers"]))] if "answers" in found else []),
         Text(f"cost so far: {found['cost']} {found['currency']}"),
     )
 
@@ -195,6 +196,12 @@ def status(found: Mapping[str, Any]) -> RenderableType:
 def _of_record(record: Mapping[str, int]) -> dict[str, int]:
     shown = {"written": record["written"], "not taken": record["refused"], "being written": record["at_work"]}
     return {name: count for name, count in shown.items() if count or name == "written"}
+
+
+def _of_answers(answers: Mapping[str, int]) -> dict[str, int]:
+    untold = "urgent, and nobody is told"
+    named = ("completed", "in progress", "urgent", untold)
+    return {name: n for name, n in zip(named, answers.values(), strict=True) if n or name == "completed"}
 
 
 def _label(found: Mapping[str, Any]) -> str:
@@ -216,6 +223,44 @@ def statuses(found: Sequence[Mapping[str, Any]]) -> RenderableType:
         table.add_column(name.replace("_", " "), no_wrap=name == "batch", overflow="fold")
     for each in ({**one, "status": _label(one)} for one in found):
         table.add_row(*(f"{each[name]:,}" if isinstance(each[name], int) else str(each[name]) for name in columns))
+    return table
+
+
+def inboxes(found: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """The answers of every batch, a line each."""
+    if not found:
+        return Text("nothing has been answered")
+    return _lines(("batch", "completed", "in progress", "urgent", "untold"), (each.values() for each in found))
+
+
+def inbox(found: Mapping[str, Any], reports: Path) -> RenderableType:
+    """One batch's answers, a line a patient, the urgent ones first. Names and answers are in the report alone."""
+    patients = sorted(found["patients"], key=lambda each: (not each["untold"], not each["urgent"], each["line"]))
+    rows = (
+        (
+            each["line"],
+            each["state"],
+            "urgent, nobody is told" if each["untold"] else "urgent" if each["urgent"] else "",
+            each["changed_at"],
+        )
+        for each in patients
+    )
+    counts = f"{found['completed']:,} completed, {found['in_progress']:,} in progress, {found['urgent']:,} urgent"
+    untold = f"batch-pipeline inbox {found['batch']} --seen --by NAME says that you have seen the urgent ones"
+    return Group(
+        Text(f"{found['batch']}: {counts}", style="bold"),
+        *([_lines(("line", "state", "urgent", "latest change"), rows)] if patients else []),
+        *([Text(untold, style="yellow")] if found["untold"] else []),
+        Text(f"the answers: {reports / 'responses.csv'}"),
+    )
+
+
+def _lines(headings: Sequence[str], rows: Iterable[Iterable[Any]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in headings:
+        table.add_column(name, no_wrap=name == "batch", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
     return table
 
 

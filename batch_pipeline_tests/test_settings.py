@@ -279,6 +279,35 @@ def test_no_patient_is_sent_a_link_to_this_machine(home: Home, site: str, sms: s
         workspace(home, text)
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("{}", "give either email or webhook"),
+        ("{email: a@b.example.org, webhook: 'https://x.example.org'}", "give either email or webhook"),
+        ("{email: somebody}", "write it as duty@surgery.example.org"),
+        ("{email: duty@surgery.example.org}", "alerts: they go by email, but there is no group smtp: add one"),
+        ("{webhook: 'http://hooks.example.org'}", "it has to begin with https://"),
+        ("{webhook: 'ftp://hooks.example.org'}", "it has to begin with https://"),
+    ],
+)
+def test_alerts_go_somewhere_and_one_way(home: Home, written: str, said: str) -> None:
+    with pytest.raises(Refused) as refused:
+        workspace(home, f"{WORKSPACE}alerts: {written}\n")
+    assert said in str(refused.value)
+
+
+def test_alerts_go_by_email_or_webhook(home: Home) -> None:
+    by_mail = workspace(
+        home, f"{WORKSPACE}smtp: {{host: h, from_address: a@b.c}}\nalerts: {{email: duty@b.example.org}}\n"
+    )
+    assert by_mail.alerts is not None
+    assert by_mail.alerts.email == "duty@b.example.org"
+    for url in ("https://x.example.org/a?b=1", "http://127.0.0.1:8000/alerts"):
+        by_hook = workspace(home, f"{WORKSPACE}alerts: {{webhook: '{url}', credentials: DUTY}}\n")
+        assert by_hook.alerts is not None
+        assert by_hook.alerts.webhook == url
+
+
 def test_a_whole_batch_file_survives_json(tmp_path: Path) -> None:
     made = batch(tmp_path, WHOLE)
     assert made.stagger is not None
@@ -290,7 +319,7 @@ def test_a_whole_batch_file_survives_json(tmp_path: Path) -> None:
 
 def test_what_nothing_carries_out_yet_is_named(tmp_path: Path) -> None:
     said = not_yet(batch(tmp_path, WHOLE))
-    named = ["message.saves_responses", "send_at", "stagger", "expires_after"]
+    named = ["send_at", "stagger", "expires_after"]
     assert [sentence.split()[0] for sentence in said] == named
     assert all("not yet" in sentence for sentence in said)
     self_book = BATCH.replace("simple", "self_book") + "  body: a\n  booking: clinic\n"

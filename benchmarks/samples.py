@@ -153,6 +153,7 @@ prices: {{currency: GBP, sms_fragment: 0.0233, email: 0, nhs_app: 0}}
 providers: {{email: simulator, nhs_app: simulator, sms: simulator}}
 nhs_app_accounts: {{path: riverside-nhs-app-accounts.csv, as_of: {ACCOUNTS_AS_OF}}}
 opt_outs: {{path: riverside-opt-outs.csv}}
+links: {{base_url: "https://msg.riverside.example.org"}}
 simulator:
   seed: {cohorts.SEED}
   outcomes: riverside-outcomes.csv
@@ -181,7 +182,7 @@ message:
   subject: Your blood pressure at home
   body: >-
     Dear {{ first_name }}, please measure your blood pressure every morning and evening for 7 days, starting tomorrow,
-    and tell {{ organisation_name }} the readings. You can’t reply to this message.
+    and give {{ organisation_name }} the readings here: {{ link }} You can’t reply to this message.
 approval: required
 """,
 }

@@ -34,7 +34,8 @@ from batch_pipeline.gateway.callbacks import (
 )
 from batch_pipeline.gateway.logs import TOLD, Told, log_answer, make_log, where
 from batch_pipeline.gateway.openapi import document
-from batch_pipeline.gateway.pages.routes import Pages, PagesOf
+from batch_pipeline.gateway.pages.routes import Pages
+from batch_pipeline.gateway.pages.visits import PagesOf
 from batch_pipeline.gateway.readiness import Readiness
 from batch_pipeline.gateway.storing import Full, NotStored, Storing
 from batch_pipeline.ledger.engine import Ledger

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import closing
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 
 from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
@@ -21,8 +21,8 @@ from batch_pipeline.gateway.app import Readers, make_app
 from batch_pipeline.gateway.callbacks import CallbackReader
 from batch_pipeline.gateway.logs import SERVER_LOGGING
 from batch_pipeline.gateway.pages.callers import proxies_of
-from batch_pipeline.gateway.pages.routes import PagesOf
 from batch_pipeline.gateway.pages.views import Sender
+from batch_pipeline.gateway.pages.visits import PagesOf
 from batch_pipeline.gateway.readers import GovukNotifyCallbacks, NhsNotifyCallbacks
 from batch_pipeline.home import Home
 from batch_pipeline.house import House
@@ -31,6 +31,7 @@ from batch_pipeline.providers.accounts import (
     NHS_NOTIFY_API_KEY,
     NHS_NOTIFY_APPLICATION_ID,
 )
+from batch_pipeline.questionnaires.form import FORMS_AT_HAND
 from batch_pipeline.settings import load_workspaces, refuse_mixed_accounts, secret
 
 _SECONDS_TO_END = 30
@@ -88,6 +89,7 @@ def pages_of(house: House, proxies: Collection[str] = ()) -> PagesOf:
         senders={each.id: Sender(each.name, each.zone) for each in load_workspaces(house.home)},
         kept_attachment=house.kept_attachment,
         hashed=house.hasher.hash,
+        kept_form=lru_cache(FORMS_AT_HAND)(house.kept_form),
         proxies=proxies_of(proxies),
     )
 

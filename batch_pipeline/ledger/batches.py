@@ -72,6 +72,7 @@ class Batch:
     saved_at: datetime | None
     changes: int
     links_revoked_at: datetime | None
+    inbox_version: int | None
 
 
 @dataclass(frozen=True, slots=True)

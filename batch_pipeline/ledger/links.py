@@ -6,7 +6,7 @@ transaction that has the link to itself: whoever tries a hundred at the same tim
 
 import hmac
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +18,7 @@ from batch_pipeline.ledger import batches as batches_
 from batch_pipeline.ledger.chunks import Message
 from batch_pipeline.ledger.dialects import one_of, upsert_many
 from batch_pipeline.ledger.engine import Ledger
-from batch_pipeline.ledger.tables import UNSENT, attempts, batches, links, to_microseconds, wrong_dates
+from batch_pipeline.ledger.tables import UNSENT, attempts, batches, links, responses, to_microseconds, wrong_dates
 from batch_pipeline.rules import links as rules
 from batch_pipeline.rules.links import Kind, LinkKeys, Standing
 
@@ -30,11 +30,24 @@ Result = Literal["right", "wrong", "locked", "gone", "limited"]
 
 
 @dataclass(frozen=True, slots=True)
+class Response:
+    """What a patient has answered so far."""
+
+    answers: str | None = field(repr=False)
+    """JSON, as ``questionnaires.answers`` keeps them; ``None`` once they were purged."""
+    first_at: datetime
+    changed_at: datetime
+    completed_at: datetime | None
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """A link as the ledger knows it, with what is needed of its batch."""
 
     token_hash: str
     batch: str
+    patient: str
     workspace: str
     questionnaire: str | None
     spec: str
@@ -47,10 +60,13 @@ class Link:
     downloaded_at: datetime | None
     sent_at: datetime | None
     """When a message with it went last; ``None`` before the first."""
+    response: Response | None = None
+    """What was answered by it, as it was when the link was found."""
 
     def ends_at(self, now: datetime) -> datetime:
         """When its life is over: while nothing was sent it doesn't begin."""
-        return rules.ends_at(rules.life_of(self.kind, self.questionnaire), self.sent_at or now)
+        first_answer_at = None if self.response is None else self.response.first_at
+        return rules.ends_at(rules.life_of(self.kind, self.questionnaire), self.sent_at or now, first_answer_at)
 
     def standing(self, now: datetime) -> Standing:
         """What it is at ``now``."""
@@ -126,28 +142,42 @@ _SENT_AT = (
     .where(attempts.c.batch == links.c.batch, attempts.c.patient == links.c.patient)
     .scalar_subquery()
 )
-_FIND = sa.select(
-    links.c.token_hash,
-    links.c.batch,
-    batches.c.workspace,
-    batches.c.questionnaire,
-    batches.c.spec,
-    links.c.kind,
-    links.c.birth_hash,
-    links.c.wrong_tries,
-    links.c.locked_at,
-    sa.func.coalesce(links.c.revoked_at, batches.c.links_revoked_at).label("revoked_at"),
-    links.c.opened_at,
-    links.c.downloaded_at,
-    _SENT_AT.label("sent_at"),
-).where(links.c.token_hash == sa.bindparam("of_hash"), batches.c.batch == links.c.batch)
+_ANSWERED = tuple(responses.c[name] for name in ("answers", "first_at", "changed_at", "completed_at", "version"))
+_FIND = (
+    sa.select(
+        links.c.token_hash,
+        links.c.batch,
+        links.c.patient,
+        batches.c.workspace,
+        batches.c.questionnaire,
+        batches.c.spec,
+        links.c.kind,
+        links.c.birth_hash,
+        links.c.wrong_tries,
+        links.c.locked_at,
+        sa.func.coalesce(links.c.revoked_at, batches.c.links_revoked_at).label("revoked_at"),
+        links.c.opened_at,
+        links.c.downloaded_at,
+        _SENT_AT.label("sent_at"),
+        *_ANSWERED,
+    )
+    .select_from(
+        links.join(batches, batches.c.batch == links.c.batch).outerjoin(
+            responses, sa.and_(responses.c.batch == links.c.batch, responses.c.patient == links.c.patient)
+        )
+    )
+    .where(links.c.token_hash == sa.bindparam("of_hash"))
+)
 _FIND_LOCKED = _FIND.with_for_update(of=links)
 
 
 def find(connection: sa.Connection, token_hash: str, *, lock: bool = False) -> Link | None:
     """The link of a token's hash. ``lock``: nobody else tries it in this transaction."""
     row = connection.execute(_FIND_LOCKED if lock else _FIND, {"of_hash": token_hash}).one_or_none()
-    return None if row is None else Link(*row)
+    if row is None:
+        return None
+    mine, answered = row[: -len(_ANSWERED)], row[-len(_ANSWERED) :]
+    return Link(*mine) if row.version is None else Link(*mine, response=Response(*answered))
 
 
 def try_date(connection: sa.Connection, token_hash: str, birth_hash: str, address: str, now: datetime) -> Tried:

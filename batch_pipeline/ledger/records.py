@@ -9,7 +9,7 @@ import json
 import secrets
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal, NamedTuple
 
@@ -17,9 +17,18 @@ import sqlalchemy as sa
 
 from batch_pipeline.ledger import audit
 from batch_pipeline.ledger import batches as batches_
-from batch_pipeline.ledger.dialects import insert, one_of_texts, unindexed
+from batch_pipeline.ledger.dialects import insert, one_of, one_of_texts, unindexed
 from batch_pipeline.ledger.leases import Leases
-from batch_pipeline.ledger.tables import attempts, batches, record_chunks, record_entries, to_microseconds
+from batch_pipeline.ledger.tables import (
+    UNRECORDED,
+    attempts,
+    batches,
+    observations,
+    record_chunks,
+    record_entries,
+    responses,
+    to_microseconds,
+)
 from batch_pipeline.rules.records import certain_at_sql, entry_status_sql, recorded_sql, told_or_old_sql
 from batch_pipeline.rules.states import attempt_state_sql
 
@@ -46,7 +55,7 @@ class Noted(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """How many entries of a batch are in the record, were refused, and are being written."""
+    """How many entries are in the record, were refused, and are being written."""
 
     written: int
     refused: int
@@ -120,6 +129,36 @@ def due_messages(connection: sa.Connection, batch: str, now: datetime) -> Due:
     )
 
 
+ANSWERS = "/answers"
+"""What the identifier of a patient's answers has behind the reference of the message that asked for them; an
+observation's goes on after it."""
+
+
+def due_responses(batch: str) -> Due:
+    """The answers that patients of a batch have sent."""
+    return sa.select(
+        attempts.c.id.label("position"),
+        (attempts.c.reference + ANSWERS).label("identifier"),
+        responses.c.line.label("line"),
+    ).where(_asked(), responses.c.batch == batch, responses.c.completed_at.is_not(None))
+
+
+def due_observations(batch: str) -> Due:
+    """What was observed in them, as far as it is listed."""
+    return sa.select(
+        observations.c.id.label("position"),
+        observations.c.identifier.label("identifier"),
+        observations.c.line.label("line"),
+    ).where(observations.c.batch == batch)
+
+
+def _asked() -> sa.ColumnElement[bool]:
+    """That an attempt is the message that asked for the answers."""
+    return sa.and_(
+        attempts.c.batch == responses.c.batch, attempts.c.patient == responses.c.patient, attempts.c.step == "primary"
+    )
+
+
 def _span(connection: sa.Connection, batch: str) -> tuple[int, int]:
     """The ids of a batch's first and last message.
 
@@ -155,6 +194,83 @@ def to_be_saved(connection: sa.Connection) -> list[batches_.Batch]:
 
 def _saves(spec: str) -> bool:
     return bool(json.loads(spec).get("batch_file", {}).get("save_to_record", True))
+
+
+def with_answers(connection: sa.Connection) -> list[str]:
+    """Batches with answers that were sent and may have to be written to the record; not those that don't save theirs."""
+    unrecorded = sa.exists().where(responses.c.batch == batches.c.batch, sa.text(UNRECORDED))
+    found = connection.execute(sa.select(batches.c.batch, batches.c.spec).where(unrecorded).order_by(batches.c.batch))
+    return [row.batch for row in found if _saves(row.spec) and _saves_answers(row.spec)]
+
+
+def _saves_answers(spec: str) -> bool:
+    return bool(json.loads(spec).get("batch_file", {}).get("message", {}).get("saves_responses", False))
+
+
+# Answers -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Answers that a patient has sent: personal, so not for logs."""
+
+    identifier: str
+    line: int
+    nhs_number: str | None = field(repr=False)
+    answers: str | None = field(repr=False)
+    completed_at: datetime
+
+
+_SENT = sa.select(
+    (attempts.c.reference + ANSWERS).label("identifier"),
+    responses.c.line,
+    attempts.c.nhs_number,
+    responses.c.answers,
+    responses.c.completed_at,
+).where(_asked(), responses.c.completed_at.is_not(None))
+
+
+def sent_answers(connection: sa.Connection, identifiers: Collection[str]) -> list[Sent]:
+    """The answers of these identifiers, and of those of observations in them, by line."""
+    references = sorted({each.partition(ANSWERS)[0] for each in identifiers})
+    query = _SENT.where(one_of_texts(connection, attempts.c.reference, references)).order_by(responses.c.line)
+    return [Sent(*row) for row in connection.execute(query)]
+
+
+def unlisted(connection: sa.Connection, batch: str, limit: int) -> list[Sent]:
+    """Some of the answers whose observations aren't listed yet."""
+    query = _SENT.where(responses.c.batch == batch, responses.c.listed_at.is_(None)).order_by(responses.c.line)
+    return [Sent(*row) for row in connection.execute(query.limit(limit))]
+
+
+def list_observations(
+    connection: sa.Connection, batch: str, found: Collection[tuple[Sent, Sequence[str]]], now: datetime
+) -> None:
+    """Lists what is observed in answers, by its identifiers: they change no more, so it is the same at each try."""
+    rows = [
+        {"batch": batch, "line": sent.line, "identifier": identifier}
+        for sent, identifiers in found
+        for identifier in identifiers
+    ]
+    if rows:
+        connection.execute(insert(connection, observations).on_conflict_do_nothing(), rows)
+    lines = sorted(sent.line for sent, _ in found)
+    whose = sa.and_(responses.c.batch == batch, one_of(connection, responses.c.line, lines))
+    connection.execute(sa.update(responses).where(whose).values(listed_at=now))
+
+
+def listed(connection: sa.Connection, batch: str) -> list[int]:
+    """The lines of the answers whose observations are listed, and that aren't noted as being in the record."""
+    query = sa.select(responses.c.line).where(
+        responses.c.batch == batch, responses.c.listed_at.is_not(None), responses.c.recorded_at.is_(None)
+    )
+    return list(connection.scalars(query.order_by(responses.c.line)))
+
+
+def mark_recorded(connection: sa.Connection, batch: str, lines: Sequence[int], now: datetime) -> None:
+    """Notes that nothing of these lines' answers is left to write."""
+    whose = sa.and_(responses.c.batch == batch, one_of(connection, responses.c.line, lines))
+    connection.execute(sa.update(responses).where(whose).values(recorded_at=now))
 
 
 # Claiming ------------------------------------------------------------------------------------------------------------
@@ -293,8 +409,9 @@ def adopt(
     now: datetime,
 ) -> None:
     """Notes as written what was found written, in a chunk that this ledger has forgotten: it was restored from a copy."""
+    asked = {identifier: identifier.partition(ANSWERS)[0] for identifier in identifiers}
     known = sa.select(attempts.c.reference, attempts.c.line).where(
-        one_of_texts(connection, attempts.c.reference, identifiers)
+        one_of_texts(connection, attempts.c.reference, sorted(set(asked.values())))
     )
     lines: dict[str, int] = {row.reference: row.line for row in connection.execute(known)}
     chunk = {"reference": reference, "batch": batch, "resource_type": resource_type, "owner": "found", "fence": 1}
@@ -310,7 +427,7 @@ def adopt(
         where=record_entries.c.outcome.is_distinct_from(_WRITTEN),
     )
     connection.execute(
-        there, [found | {"identifier": identifier, "line": lines.get(identifier)} for identifier in identifiers]
+        there, [found | {"identifier": identifier, "line": lines.get(asked[identifier])} for identifier in identifiers]
     )
 
 
@@ -318,12 +435,26 @@ def adopt(
 
 
 def saved(connection: sa.Connection, batch: str) -> Saved:
-    """How far the batch is in the record."""
-    query = (
-        sa.select(record_entries.c.outcome, sa.func.count())
-        .where(record_entries.c.batch == batch)
-        .group_by(record_entries.c.outcome)
+    """How far the batch's messages are in the record."""
+    every = _outcomes(connection, record_entries.c.batch == batch)
+    answers = answers_saved(connection, batch)
+    return Saved(*(count - other for count, other in zip(every, answers, strict=True)))
+
+
+def answers_saved(connection: sa.Connection, batch: str) -> Saved:
+    """How far its patients' answers are: ``QuestionnaireResponse`` and ``Observation``."""
+    chunks = sa.select(record_chunks.c.reference).where(
+        record_chunks.c.batch == batch, record_chunks.c.resource_type != "Communication"
     )
+    references = list(connection.scalars(chunks))
+    if not references:
+        return Saved(0, 0, 0)
+    theirs = one_of_texts(connection, record_entries.c.chunk, references)
+    return _outcomes(connection, sa.and_(record_entries.c.batch == batch, theirs))
+
+
+def _outcomes(connection: sa.Connection, which: sa.ColumnElement[bool]) -> Saved:
+    query = sa.select(record_entries.c.outcome, sa.func.count()).where(which).group_by(record_entries.c.outcome)
     found: Mapping[str | None, int] = {row[0]: row[1] for row in connection.execute(query)}
     return Saved(found.get(_WRITTEN, 0), found.get("refused", 0), found.get(None, 0))
 
@@ -360,6 +491,7 @@ def try_again(connection: sa.Connection, batch: str, by: str, now: datetime) -> 
     refused = sa.and_(record_entries.c.batch == batch, record_entries.c.outcome == "refused")
     count = connection.execute(sa.delete(record_entries).where(refused)).rowcount
     if count:
+        connection.execute(sa.update(responses).where(responses.c.batch == batch).values(recorded_at=None))
         batches_.mark_changed(connection, batch)
         audit.record(connection, now, by, "save_again", batch, {"entries": count})
     return count

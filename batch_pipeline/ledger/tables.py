@@ -91,6 +91,7 @@ batches = sa.Table(
         comment="how often something of it became otherwise that a final report or the record may tell of",
     ),
     sa.Column("links_revoked_at", Instant, comment="when all its links were revoked, those made later too"),
+    sa.Column("inbox_version", sa.BigInteger, comment="the sum of its answers' versions when its inbox was made last"),
 )
 
 general_pause = sa.Table(
@@ -313,6 +314,57 @@ wrong_dates = sa.Table(
     sa.Index(None, "address", "tried_at"),
     sa.Index(None, "tried_at"),
     comment="wrong dates of birth of the last hour, so that no address tries many links",
+)
+
+UNRECORDED = "completed_at IS NOT NULL AND recorded_at IS NULL"
+
+responses = sa.Table(
+    "responses",
+    metadata,
+    sa.Column("batch", sa.Text, sa.ForeignKey("batches.batch"), primary_key=True),
+    sa.Column("patient", sa.Text, primary_key=True, comment="keyed hash of the NHS number"),
+    sa.Column("line", sa.Integer, nullable=False),
+    # Personal: emptied by the purge.
+    sa.Column("answers", sa.Text, comment="JSON by linkId: all that was given so far"),
+    sa.Column("first_at", Instant, nullable=False, comment="when the first answer was kept"),
+    sa.Column("changed_at", Instant, nullable=False),
+    sa.Column("completed_at", Instant, comment="when they were sent; null: in progress"),
+    sa.Column("version", sa.Integer, nullable=False, comment="grows with each change"),
+    sa.Column("listed_at", Instant, comment="when its observations were listed for the record"),
+    sa.Column("recorded_at", Instant, comment="when nothing of it was left to be written to the record"),
+    sa.Index(None, "batch", "version"),
+    _partial_index("ix_responses_unrecorded", UNRECORDED, "batch"),
+    comment="what patients answered to a batch's questionnaire",
+)
+
+observations = sa.Table(
+    "observations",
+    metadata,
+    sa.Column("id", RowId, primary_key=True, autoincrement=True),
+    sa.Column("batch", sa.Text, sa.ForeignKey("batches.batch"), nullable=False),
+    sa.Column("line", sa.Integer, nullable=False),
+    sa.Column("identifier", sa.Text, nullable=False, unique=True, comment="of the FHIR resource"),
+    sa.Index(None, "batch", "id"),
+    comment="what is observed in answers that were sent, each to be written to the record",
+)
+
+UNTOLD = "told_at IS NULL"
+
+alerts = sa.Table(
+    "alerts",
+    metadata,
+    sa.Column("id", RowId, primary_key=True, autoincrement=True),
+    sa.Column("batch", sa.Text, sa.ForeignKey("batches.batch"), nullable=False),
+    sa.Column("patient", sa.Text, nullable=False, comment="keyed hash of the NHS number"),
+    sa.Column("line", sa.Integer, nullable=False),
+    sa.Column("finding", sa.Text, nullable=False, comment="the range, and where in the questionnaire"),
+    sa.Column("raised_at", Instant, nullable=False),
+    sa.Column("tried_at", Instant, comment="when the practice was last tried to be told"),
+    sa.Column("told_at", Instant, comment="when the practice had it"),
+    sa.Column("told_by", sa.Text, comment="email | webhook | whoever has seen it in the inbox"),
+    sa.UniqueConstraint("batch", "patient", "finding"),
+    _partial_index("ix_alerts_untold", UNTOLD, "batch", "line"),
+    comment="answers that can't wait, each until the practice is told of it",
 )
 
 pds_answers = sa.Table(

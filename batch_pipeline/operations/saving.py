@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
@@ -12,8 +12,9 @@ from batch_pipeline.house import House, Submitted, owner
 from batch_pipeline.ledger import batches, figures, records
 from batch_pipeline.operations import restoring
 from batch_pipeline.progress import tell
+from batch_pipeline.records.answers import Observations, Responses, list_observations
 from batch_pipeline.records.communication import Sender
-from batch_pipeline.records.saving import Messages, Run, Saved
+from batch_pipeline.records.saving import Messages, Run, Saved, Source
 
 Clock = Callable[[], datetime]
 
@@ -37,27 +38,53 @@ def save(house: House, batch: str, clock: Clock, *, steady: Callable[[], float] 
     with house.ledger.read() as connection:
         before = records.saved(connection, batch)
         total = figures.progress(connection, batch).for_record
+    done = Saved()
     with house.record_writer(submitted.workspace) as writer:
-        done = Run(
-            ledger=house.ledger,
-            batch=batch,
-            source=_messages(submitted),
-            writer=writer,
-            now=clock,
-            owner=owner(),
-            keep_going=lambda: steady() < ends,
-            on_progress=lambda written: tell("entries of the record", before.written + written, total),
-        ).save()
+        for source in _sources(house, submitted, clock):
+            if done.stopped:
+                break
+            Run(
+                ledger=house.ledger,
+                batch=batch,
+                source=source,
+                writer=writer,
+                now=clock,
+                owner=owner(),
+                keep_going=lambda: steady() < ends,
+                on_progress=lambda written: tell("entries of the record", before.written + written, total),
+                done=done,
+            ).save()
     _mark_saved(house, batch, clock())
+    _mark_recorded(house, batch, clock())
     if done.because is not None:
         how = "stopped" if done.stopped else f"left {done.later:,} for another time"
         raise Refused(f"{batch}: saving to the record {how}: {done.because}; save it again")
     return done
 
 
-def _messages(submitted: Submitted) -> Messages:
+def _sources(house: House, submitted: Submitted, clock: Clock) -> Iterator[Source]:
+    """What of a batch goes to the record: its messages; and answers that were sent, where its file says so."""
     workspace = submitted.workspace
-    return Messages(Sender(workspace.ods_code, workspace.name, submitted.snomed))
+    yield Messages(Sender(workspace.ods_code, workspace.name, submitted.snomed))
+    form = house.form(submitted)
+    if form is not None and submitted.file.message.saves_responses:
+        list_observations(house.ledger, submitted.row.batch, form, clock)
+        yield Responses(form)
+        yield Observations(form)
+
+
+def _mark_recorded(house: House, batch: str, now: datetime) -> None:
+    """Answers of which nothing is left to write needn't be looked at again."""
+    with house.ledger.write() as connection:
+        lines = records.listed(connection, batch)  # before it is asked what is due: no later ones are meant
+        if lines and not (_answers_are_due(connection, batch) or records.open_chunks(connection, batch)):
+            records.mark_recorded(connection, batch, lines, now)
+
+
+def _answers_are_due(connection: sa.Connection, batch: str) -> bool:
+    return any(
+        records.has_due(connection, due) for due in (records.due_responses(batch), records.due_observations(batch))
+    )
 
 
 def _mark_saved(house: House, batch: str, now: datetime) -> None:
@@ -79,6 +106,7 @@ def with_entries_due(house: House, now: datetime) -> list[str]:
     with house.ledger.read() as connection:
         known = records.to_be_saved(connection)
         due = [each.batch for each in known if _is_due(connection, each.batch, now, wall)]
+        due += [batch for batch in records.with_answers(connection) if batch not in due]
     for each in known:
         if each.batch not in due and each.reported_at is not None:
             _mark_saved(house, each.batch, now)
@@ -107,11 +135,13 @@ def told(house: House, batch: str) -> list[str]:
         saved = records.saved(connection, batch)
         refused = records.refusals(connection, batch)
         waiting = records.to_come(connection, batch)
+        answers = records.answers_saved(connection, batch).written
     by_code = defaultdict[str, list[str]](list)
     for each in refused:
         by_code[each.code].append(str(each.line))
     return [
         f"{batch}: {saved.written:,} entries in the record" + (f", {waiting:,} to come" if waiting else ""),
+        *([f"{batch}: {answers:,} entries of patients' answers in the record"] if answers else []),
         *(
             f"{batch}: {len(lines):,} not taken ({code}): line {', '.join(lines[:_NAMED])}"
             + (", …" if len(lines) > _NAMED else "")

@@ -5,7 +5,7 @@ from typing import Any
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House
-from batch_pipeline.ledger import batches, controls, figures, records
+from batch_pipeline.ledger import batches, controls, figures, records, responses
 from batch_pipeline.rules.states import shows_paused
 
 
@@ -13,7 +13,8 @@ def status(house: House, batch: str) -> dict[str, Any]:
     """The object of ``status BATCH --json``. ``Refused`` for a batch that was never submitted.
 
     ``paused`` is in it only while the batch is paused: ``{at, by, because, all}``, of the pause of all where that holds;
-    ``record`` only once something of it was on the way to the record: ``{written, refused, at_work}``, in messages.
+    ``record`` only once something of it was on the way to the record: ``{written, refused, at_work}``, in messages;
+    ``answers`` only once a patient has answered: ``{completed, in_progress, urgent, untold}``, in patients.
 
     The plan's figures are those of the plan that was sent, once one was: a plan made again later changes nothing of
     what happened.
@@ -28,6 +29,8 @@ def status(house: House, batch: str) -> dict[str, Any]:
         record = records.saved(connection, batch)
         if any(record):
             found["record"] = record._asdict()
+        for answered in responses.counted(connection, batch):
+            found["answers"] = {name: n for name, n in answered._asdict().items() if isinstance(n, int)}
         pause = controls.standing(connection, batch)
         if pause is not None and shows_paused(figures.status(connection, batch)):
             found["paused"] = {

@@ -266,6 +266,22 @@ RECORDS = pa.DataFrameSchema(
     description="What of the batch is in patients' records, or was refused there: each message once.",
 )
 
+INBOX = pa.DataFrameSchema(
+    {
+        "line": _line(),
+        "state": _column(TEXT, "whether the patient has sent the answers", pa.Check.isin(["in_progress", "completed"])),
+        "answers": _column("INTEGER", "how many questions were answered", pa.Check.ge(0)),
+        "urgent": _column("BOOLEAN", "whether something was answered that can't wait"),
+        "untold": _column("BOOLEAN", "whether nobody at the practice has been told of it yet"),
+        "first_at": _column("TIMESTAMP WITH TIME ZONE", "the first answer"),
+        "changed_at": _column("TIMESTAMP WITH TIME ZONE", "the latest change"),
+        "completed_at": _column("TIMESTAMP WITH TIME ZONE", "when they were sent", nullable=True),
+    },
+    name="inbox",
+    strict=True,
+    description="Who has answered the batch's questionnaire, and whose answers can't wait; the answers: responses.csv.",
+)
+
 DELIVERY_METRICS = pa.DataFrameSchema(
     {
         "batch": _column(TEXT, "the batch"),
@@ -304,6 +320,7 @@ SCHEMAS = {
         RECEIPTS,
         FALLBACKS,
         RECORDS,
+        INBOX,
         DELIVERY_METRICS,
     )
 }

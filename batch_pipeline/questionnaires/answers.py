@@ -47,6 +47,29 @@ def _value(question: Question, kept: object) -> Value:
             return str(kept)
 
 
+def plain(question: Question, value: Value | None) -> str:
+    """An answer as a person reads it, without its unit; empty where there is none."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "Yes" if value else "No"
+        case tuple():
+            return ", ".join(choice.label for choice in question.choices if choice.value in value)
+        case date():
+            return f"{value.day} {value:%B %Y}"
+        case Decimal():
+            return format(value, "f")
+        case _:
+            return str(value)
+
+
+def in_words(question: Question, value: Value | None) -> str:
+    """``plain`` with the unit."""
+    words = plain(question, value)
+    return f"{words} {question.unit.label}" if words and question.unit else words
+
+
 def missing(form: Form, answers: Answers) -> tuple[tuple[Page, Question], ...]:
     """The required questions without an answer, with their pages; what isn't asked of this person isn't missing."""
     return tuple(

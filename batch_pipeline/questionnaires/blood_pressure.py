@@ -9,9 +9,20 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import lru_cache
 from typing import Literal
 
-from batch_pipeline.questionnaires.form import LOINC, SNOMED, Answers, Code, Form, Page, Question, Section
+from batch_pipeline.questionnaires.form import (
+    FORMS_AT_HAND,
+    LOINC,
+    SNOMED,
+    Answers,
+    Code,
+    Form,
+    Page,
+    Question,
+    Section,
+)
 from batch_pipeline.rules import blood_pressure
 
 BLOOD_PRESSURE = frozenset({Code(SNOMED, "75367002"), Code(LOINC, "85354-9")})
@@ -64,6 +75,12 @@ class Noticed:
     given: Given
     band: blood_pressure.Band
 
+    @property
+    def words(self) -> str:
+        """Which reading it is, and what it says; a number that is missing yet is a dash."""
+        numbers = [str(number) if number is not None else "–" for number in (self.given.systolic, self.given.diastolic)]
+        return f"{self.given.place.page.title}, {self.given.place.where}: {'/'.join(numbers)}"
+
 
 @dataclass(frozen=True, slots=True)
 class Day:
@@ -79,6 +96,7 @@ class Day:
     """``later``: it begins on ``on``, as the day before has only just begun."""
 
 
+@lru_cache(maxsize=FORMS_AT_HAND)
 def places(form: Form) -> tuple[Place, ...]:
     """Where the form asks for readings, in its order; empty for a questionnaire about something else."""
     return tuple(place for page in form.pages for place in _places(page))

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 Kind = Literal["boolean", "choice", "date", "decimal", "integer", "string", "text"]
@@ -21,6 +22,8 @@ LOINC = "http://loinc.org"
 UCUM = "http://unitsofmeasure.org"
 
 DATE_PARTS = ("day", "month", "year")
+FORMS_AT_HAND = 64
+"""Of so many forms a process remembers what follows from them alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +226,10 @@ class Form:
     computed: tuple[Question, ...]
     """Not asked, but worked out of the others: ``answers.computed``."""
 
+    def __hash__(self) -> int:
+        """By its name: what follows from a form alone is worked out once for all the patients that it is asked of."""
+        return hash((self.url, self.version, self.id))
+
     @property
     def questions(self) -> tuple[Question, ...]:
         """Everything that may be asked."""
@@ -245,14 +252,35 @@ class Form:
 
     def _walk(self, answers: Answers) -> Iterator[tuple[Page, dict[str, Value]]]:
         held: dict[str, Value] = {}
+        fixed = _fixed(self)
         for page in self.pages:
-            shown = replace(page, items=_to_show(page.items, held)) if page.when.holds(held) else None
-            if shown is None or not shown.items:
+            shown, asked = page, fixed.get(page.link_id)
+            if asked is None:
+                shown = replace(page, items=_to_show(page.items, held) if page.when.holds(held) else ())
+                asked = tuple(question.link_id for question in shown.questions)
+            if not shown.items:
                 continue
-            asked = [question.link_id for question in shown.questions]
             found = {link_id: answers[link_id] for link_id in asked if link_id in answers}
             held.update(found)
             yield shown, found
+
+
+@lru_cache(maxsize=FORMS_AT_HAND)
+def _fixed(form: Form) -> Mapping[str, tuple[str, ...]]:
+    """By page, the linkIds of its questions, where all of it is asked of everybody."""
+    return {
+        page.link_id: tuple(question.link_id for question in page.questions)
+        for page in form.pages
+        if not any(each.when.conditions for each in (page, *page.sections, *_leaves(page.items)))
+    }
+
+
+def _leaves(items: Sequence[Item]) -> Iterator[Question | Words]:
+    for item in items:
+        if isinstance(item, Section):
+            yield from _leaves(item.items)
+        else:
+            yield item
 
 
 def _to_show(items: Sequence[Item], answers: Answers) -> tuple[Item, ...]:

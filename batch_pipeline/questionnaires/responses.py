@@ -108,6 +108,15 @@ def observations(form: Form, answers: Answers, about: About) -> list[Json]:
 
     Of another questionnaire: none. Each says which response it comes from, and has an identifier of its own.
     """
+    return [checked(one, "Observation") for one in _observations(form, answers, about)]
+
+
+def observed(form: Form, answers: Answers, about: About) -> list[str]:
+    """The identifiers of ``observations``, without asking whether they are valid."""
+    return [one["identifier"][0]["value"] for one in _observations(form, answers, about)]
+
+
+def _observations(form: Form, answers: Answers, about: About) -> list[Json]:
     found = blood_pressure.given(form, answers)
     made: list[Json] = []
     for each in found:
@@ -116,7 +125,7 @@ def observations(form: Form, answers: Answers, about: About) -> list[Json]:
         made.append(_reading(each, about, each.on))
         if each.pulse is not None:
             made.append(_pulse(each, about, each.on, each.pulse))
-    return [checked(one, "Observation") for one in (*made, *_average(form, answers, found, about))]
+    return [*made, *_average(form, answers, found, about)]
 
 
 def _observation(about: About, name: str, code: Json, note: str) -> Json:

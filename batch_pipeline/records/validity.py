@@ -20,7 +20,14 @@ STATUSES: Mapping[str, frozenset[str]] = MappingProxyType(
                 *("preparation", "in-progress", "not-done", "on-hold"),
                 *("stopped", "completed", "entered-in-error", "unknown"),
             }
-        )
+        ),
+        "QuestionnaireResponse": frozenset({"in-progress", "completed", "amended", "entered-in-error", "stopped"}),
+        "Observation": frozenset(
+            {
+                *("registered", "preliminary", "final", "amended"),
+                *("corrected", "cancelled", "entered-in-error", "unknown"),
+            }
+        ),
     }
 )
 """By type of resource, of those that are written at all."""

@@ -150,8 +150,28 @@ OUTCOMES = Report(
     ),
 )
 
+RESPONSES = Report(
+    "responses.csv",
+    "What patients answered",
+    (
+        _LINE,
+        _NHS_NUMBER,
+        _NAME,
+        _DATE_OF_BIRTH,
+        Column("state", "State", "completed once the patient has sent the answers, else in progress"),
+        Column("urgent", "Urgent", "yes when something was answered that can't wait, also where it was changed later"),
+        Column("noticed", "Readings to look at", "Each with its range, as it stands now; urgent ones and low ones"),
+        Column("told_at", "Practice told", f"When the practice had the last urgent one, {_TIME}; empty before that"),
+        Column("told_by", "Told by", "email, webhook, or who has seen it"),
+        Column("first_at", "First answer", _TIME.capitalize()),
+        Column("changed_at", "Latest change", _TIME.capitalize()),
+        Column("completed_at", "Sent", f"When the patient sent the answers, {_TIME}"),
+    ),
+)
+"""Those of every questionnaire; a column for each of its questions follows."""
+
 REPORTS: Mapping[str, Report] = {
-    report.file: report for report in (NON_CONTACTABLE, REJECTED_ROWS, DUPLICATES, FOLLOW_UP, OUTCOMES)
+    report.file: report for report in (NON_CONTACTABLE, REJECTED_ROWS, DUPLICATES, FOLLOW_UP, OUTCOMES, RESPONSES)
 }
 
 

@@ -180,6 +180,17 @@ def _joined(*parts: str) -> str:
     return f"nullif(concat_ws('; ', {', '.join(parts)}), '')"
 
 
+def responses(con: duckdb.DuckDBPyConnection, answers: str, *, patients: str, zone: str) -> duckdb.DuckDBPyRelation:
+    """What every patient answered: ``answers`` as ``responses.read`` has them, with who the patients are."""
+    times = ("first_at", "changed_at", "completed_at", "told_at")
+    return con.sql(f"""
+        SELECT a.* EXCLUDE ({", ".join(times)}), {full_name_sql("p")} AS patient_name,
+            p.date_of_birth::VARCHAR AS date_of_birth,
+            {", ".join(f"{_local(f'a.{name}', zone)} AS {name}" for name in times)}
+        FROM {answers} a LEFT JOIN {patients} p USING (line) ORDER BY line
+    """)
+
+
 def _local(instant: str, zone: str) -> str:
     """SQL text value: ``2026-10-01T09:00:00+01:00`` of a TIMESTAMPTZ, in the zone. No setting of the connection counts."""
     there = f"timezone({_literal(zone)}, {instant})"

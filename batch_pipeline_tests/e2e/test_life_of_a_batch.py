@@ -212,7 +212,12 @@ def test_an_unread_app_message_falls_back_after_so_many_hours_by_the_clock_that_
 ) -> None:
     surgery.app_users(UNREAD, as_of=sent.date().isoformat())
     surgery.fate(UNREAD, "nhs_app", "silent")
-    kind = {"type": "questionnaire", "questionnaire": questionnaire} if questionnaire else {}
+    kind = (
+        {"type": "questionnaire", "questionnaire": questionnaire, "body": "Dear {{ first_name }}: {{ link }}"}
+        if questionnaire
+        else {}
+    )
+    surgery.workspace(links={"base_url": "https://msg.larkfield.example.org"})
     surgery.send(surgery.batch("flu", [UNREAD], message=kind), at=sent)
     when = datetime.fromisoformat(due)
     surgery.done("sweep", at=when - SECOND)

@@ -12,7 +12,7 @@ from batch_pipeline_tests.gateway.serving import Gateway
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """One server for all the tests that don't harm it. It doesn't wait long for anybody."""
-    limits = GatewayLimits(body_seconds=0.5, storing_seconds=0.5, receipts_waiting=1_000)
+    limits = GatewayLimits(body_seconds=2, storing_seconds=0.5, receipts_waiting=1_000)
     with Gateway(tmp_path_factory.mktemp("gateway"), limits) as gateway:
         yield gateway
 

@@ -5,12 +5,16 @@ import hashlib
 import io
 import json
 import multiprocessing
+import os
 import re
+import signal
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from functools import cache
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, TextIO
 from zoneinfo import ZoneInfo
@@ -21,11 +25,13 @@ from starlette.types import ASGIApp
 from batch_pipeline.gateway.app import make_app
 from batch_pipeline.gateway.logs import make_log
 from batch_pipeline.gateway.pages.callers import proxies_of
-from batch_pipeline.gateway.pages.routes import PageLimits, PagesOf
 from batch_pipeline.gateway.pages.views import Sender
+from batch_pipeline.gateway.pages.visits import PageLimits, PagesOf
 from batch_pipeline.gateway.server import run
 from batch_pipeline.ledger import batches, links, outbox
 from batch_pipeline.ledger.engine import Ledger
+from batch_pipeline.questionnaires.form import Form
+from batch_pipeline.questionnaires.library import kept_form
 from batch_pipeline.rules.links import token_of
 from batch_pipeline_tests.gateway.serving import free_port
 from batch_pipeline_tests.ledger.given import (
@@ -33,6 +39,7 @@ from batch_pipeline_tests.ledger.given import (
     HASHER,
     NOW,
     PLAN,
+    approve,
     begin,
     lines,
     open_ledger,
@@ -43,6 +50,7 @@ from batch_pipeline_tests.ledger.given import (
 from batch_pipeline_tests.ledger.test_links import BORN, KEYS
 from batch_pipeline_tests.ledger.test_links import rows as birth_rows
 from batch_pipeline_tests.processes import CONTEXT
+from batch_pipeline_tests.questionnaires.given import SHIPPED, text_of
 
 SITE = "https://msg.example.org"
 PDF = b"%PDF-1.7 a leaflet about flu"
@@ -67,6 +75,26 @@ def sent_batch(ledger: Ledger, kept: Path, count: int = 3, batch: str = BATCH, c
     links.write(ledger, batch, "attachment", KEYS, birth_rows(*(each.line for each in recipients)), NOW)
     outbox.write(ledger, batch, PLAN, rows(recipients), NOW)
     begin(ledger, *(each.line for each in recipients), batch=batch)
+
+
+def asking_batch(ledger: Ledger, kept: Path, questionnaire: str = "bp_7_day", count: int = 3) -> None:
+    """A batch whose messages went, each with a link to a questionnaire: a shipped one, or the text of another."""
+    text = text_of(questionnaire) if questionnaire in SHIPPED else questionnaire
+    form_id = questionnaire if questionnaire in SHIPPED else "mine"
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    (kept / sha256).write_text(text, encoding="utf-8")
+    asks = {"id": form_id, "version": "1", "sha256": sha256}
+    spec = batches.spec_json({"batch": BATCH, "questionnaire": asks})
+    approve(ledger, message_type="questionnaire", questionnaire=form_id, spec=spec)
+    recipients = lines(count)
+    links.write(ledger, BATCH, "questionnaire", KEYS, birth_rows(*(each.line for each in recipients)), NOW)
+    outbox.write(ledger, BATCH, PLAN, rows(recipients), NOW)
+    begin(ledger, *(each.line for each in recipients))
+
+
+@cache
+def form_in(kept: Path, form_id: str) -> Form:
+    return kept_form(kept.read_text("utf-8"), form_id)
 
 
 @dataclass
@@ -127,6 +155,7 @@ class Desk:
             senders={"riverside": Sender(self.organisation, ZoneInfo("Europe/London"))},
             kept_attachment=lambda sha256: self.kept / sha256,
             hashed=HASHER.hash,
+            kept_form=lambda sha256, form_id: form_in(self.kept / sha256, form_id),
             limits=self.limits,
             proxies=proxies_of(["198.51.100.1"]),
             steady=lambda: self.clock.steady,
@@ -167,6 +196,20 @@ class Browser:
         data = dict(zip(("day", "month", "year"), parts, strict=True)) | {"form": form} | more
         return self.client.post(f"/{token}", data=data)
 
+    def enter(self, token: str) -> httpx.Response:
+        """Past the date of birth; the page behind it."""
+        assert self.type_in(token).status_code == 303
+        return self.open(token)
+
+    def fill(self, token: str, place: str, **typed: str | None) -> httpx.Response:
+        """Opens a page, types into some of its fields (``None`` unticks), and posts all of it, as browsers do."""
+        return self.post_form(f"/{token}/{place}", fields_of(self.client.get(f"/{token}/{place}")), typed)
+
+    def post_form(self, place: str, fields: dict[str, str], typed: Mapping[str, str | None]) -> httpx.Response:
+        """``fields``: what the form held when it was shown."""
+        filled = {name: value for name, value in {**fields, **typed}.items() if value is not None}
+        return self.client.post(place, data=filled)
+
     def download(self, token: str) -> httpx.Response:
         return self.client.get(f"/{token}/attachment")
 
@@ -175,6 +218,38 @@ def hidden(page: httpx.Response) -> str:
     """The form's own signature, empty where there is no form."""
     found = re.search(r'name="form" value="([^"]+)"', page.text)
     return found[1] if found else ""
+
+
+class _Fields(HTMLParser):
+    """What a browser would post of the form on a page, as it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, str] = {}
+        self._area: str | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        name = given.get("name") or ""
+        if tag == "textarea":
+            self._area = name
+            self.found[name] = ""
+        elif tag == "input" and (given.get("type") not in ("radio", "checkbox") or "checked" in given):
+            self.found[name] = given.get("value") or ""
+
+    def handle_data(self, data: str) -> None:
+        if self._area is not None:
+            self.found[self._area] += data
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "textarea":
+            self._area = None
+
+
+def fields_of(page: httpx.Response) -> dict[str, str]:
+    parser = _Fields()
+    parser.feed(page.text)
+    return parser.found
 
 
 def words(page: httpx.Response) -> str:
@@ -186,17 +261,42 @@ def words(page: httpx.Response) -> str:
 @contextmanager
 def served(folder: Path, kept: Path, organisation: str = "Riverside <Surgery>") -> Generator[str]:
     """The pages over the ledger in a folder, on loopback, in a process of its own; gives their site."""
-    port = free_port()
-    process = CONTEXT.Process(target=_serve, args=(folder, kept, port, organisation))
-    process.start()
+    server = Server(folder, kept, free_port(), organisation)
+    server.start()
     try:
-        _until_it_answers(port)
-        yield f"http://127.0.0.1:{port}"
+        yield server.site
     finally:
-        process.terminate()
-        process.join(20)
-        process.kill()  # a busy machine may take longer, and its worker ends with it
-        process.join()
+        server.stop()
+
+
+@dataclass
+class Server:
+    """The pages in a process of their own, with its worker in a group of their own, so that both can be killed."""
+
+    folder: Path
+    kept: Path
+    port: int
+    organisation: str = "Riverside <Surgery>"
+
+    @property
+    def site(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self._process = CONTEXT.Process(target=_serve, args=(self.folder, self.kept, self.port, self.organisation))
+        self._process.start()
+        _until_it_answers(self.port)
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.join(20)
+        self._process.kill()  # a busy machine may take longer, and its worker ends with it
+        self._process.join()
+
+    def kill(self) -> None:
+        """As a power cut does it."""
+        os.killpg(self._process.pid or 0, signal.SIGKILL)
+        self._process.join()
 
 
 def _until_it_answers(port: int) -> None:
@@ -210,6 +310,7 @@ def _until_it_answers(port: int) -> None:
 
 
 def _serve(folder: Path, kept: Path, port: int, organisation: str) -> None:
+    os.setsid()
     multiprocessing.set_start_method("fork", force=True)  # as from a shell
 
     def app() -> ASGIApp:

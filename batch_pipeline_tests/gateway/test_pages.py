@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from batch_pipeline.gateway.pages.routes import PageLimits
 from batch_pipeline.gateway.pages.views import Views, load_css
+from batch_pipeline.gateway.pages.visits import PageLimits
 from batch_pipeline.ledger import controls, links
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import links as table

@@ -87,7 +87,8 @@ def test_what_a_killed_submission_left_half_copied_is_taken_away(surgery: Surger
 
 
 def asking(surgery: Surgery, questionnaire: str) -> Path:
-    message = {"type": "questionnaire", "questionnaire": questionnaire}
+    surgery.workspace(links={"base_url": "https://msg.larkfield.example.org"})
+    message = {"type": "questionnaire", "questionnaire": questionnaire, "body": "Please answer: {{ link }}"}
     return surgery.batch("bp", [by_sms(1)], message=message, folder=surgery.home.inbox)
 
 

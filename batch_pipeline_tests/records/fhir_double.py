@@ -29,9 +29,10 @@ from batch_pipeline_tests.providers.nhs_notify_double import (
 )
 
 TOKEN = "a-bearer-token-of-nobody"
+TYPES = ("Communication", "QuestionnaireResponse", "Observation")
 CAPABILITIES = {
     "resourceType": "CapabilityStatement",
-    "rest": [{"mode": "server", "resource": [{"type": "Communication", "conditionalCreate": True}]}],
+    "rest": [{"mode": "server", "resource": [{"type": kind, "conditionalCreate": True} for kind in TYPES]}],
 }
 
 
@@ -77,7 +78,7 @@ class FhirDouble(NhsNotifyDouble):
         return FhirAccount(self.base_url, api_key=API_KEY, key_id=KEY_ID, private_key=private_key())
 
     def times_created(self) -> Counter[str]:
-        return Counter(each["identifier"][0]["value"] for each in self.created)
+        return Counter(our_identifiers(each)[0] for each in self.created)
 
     def give_capabilities(self, headers: Message) -> Reply:
         return self.capabilities if self._knows(headers) else outcome(401, "login")
@@ -94,7 +95,9 @@ class FhirDouble(NhsNotifyDouble):
             if self.times_created()[identifier]:
                 return Reply(200, b"")
             self.created.append(resource)
-            return Reply(201, b"", {"Location": f"{self.base_url}/Communication/{len(self.created)}/_history/1"})
+            return Reply(
+                201, b"", {"Location": f"{self.base_url}/{resource['resourceType']}/{len(self.created)}/_history/1"}
+            )
 
     @contextmanager
     def _alone(self, identifier: str) -> Iterator[None]:
@@ -133,7 +136,7 @@ class _FhirHandler(_Handler):
     def do_POST(self) -> None:
         double = self.notify
         assert isinstance(double, FhirDouble)
-        if self.path == "/fhir/R4/Communication":
+        if self.path.removeprefix("/fhir/R4/") in TYPES:
             self._carry_out("batches", lambda body: double.create(self.headers, body))
         elif self.path == "/oauth2/token":
             super().do_POST()

@@ -13,8 +13,8 @@ from batch_pipeline.records.communication import Sender
 from batch_pipeline.records.fhir_server import FhirAccount, FhirServer
 from batch_pipeline.records.folder import RecordFolder
 from batch_pipeline.records.pace import Pace
-from batch_pipeline.records.saving import Messages, Run, Saved
-from batch_pipeline.records.writer import Writer
+from batch_pipeline.records.saving import Messages, Run, Saved, Source
+from batch_pipeline.records.writer import Writer, our_identifiers
 from batch_pipeline_tests.ledger.given import BATCH, NOW, Recipient, begin, open_ledger, queue, set_attempts
 
 SENDER = Sender("A99999", "Larkfield Surgery", ["1324681000000101"])
@@ -50,13 +50,18 @@ class World:
         return SmallFolder(self.root)
 
     def run(
-        self, writer: Writer | None = None, at: datetime = NOW, ahead: timedelta = timedelta(0), **more: Any
+        self,
+        writer: Writer | None = None,
+        at: datetime = NOW,
+        ahead: timedelta = timedelta(0),
+        source: Source | None = None,
+        **more: Any,
     ) -> Run:
         """``ahead``: how far this process's clock is before the real one; leases go by it."""
         return Run(
             ledger=self.ledger,
             batch=BATCH,
-            source=Messages(SENDER),
+            source=source or Messages(SENDER),
             writer=writer or self.folder(),
             now=lambda: at,
             owner="a test",
@@ -77,7 +82,7 @@ def in_folder(root: Path) -> Counter[str]:
     assert [path for path in files if path.name.startswith(".")] == []
     whole = [path.read_bytes() for path in files]
     assert all(each.endswith(b"\n") for each in whole)
-    return Counter(json.loads(line)["identifier"][0]["value"] for each in whole for line in each.splitlines())
+    return Counter(our_identifiers(json.loads(line))[0] for each in whole for line in each.splitlines())
 
 
 # In a process of its own ---------------------------------------------------------------------------------------------

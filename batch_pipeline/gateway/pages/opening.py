@@ -13,9 +13,10 @@ from typing import TypeVar
 from sqlalchemy.exc import OperationalError
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.ledger import controls, links
+from batch_pipeline.ledger import controls, links, responses
 from batch_pipeline.ledger.engine import Ledger
-from batch_pipeline.ledger.links import Link, Tried
+from batch_pipeline.ledger.links import Link, Response, Tried
+from batch_pipeline.ledger.responses import Changed, Closed
 from batch_pipeline.rules import links as rules
 from batch_pipeline.rules.links import LinkKeys
 
@@ -50,6 +51,12 @@ class Opening:
         """Notes that the attachment was fetched."""
         await self._ask(self._writers, lambda: self._note_download(token_hash, now))
 
+    async def keep(
+        self, token_hash: str, fold: Callable[[Link, Response | None], Changed], now: datetime
+    ) -> Changed | Closed:
+        """Keeps what ``fold`` makes of a patient's answers. When this returns they are on disk."""
+        return await self._ask(self._writers, lambda: self._keep(token_hash, fold, now))
+
     async def _ask(self, threads: ThreadPoolExecutor, question: Callable[[], Found]) -> Found:
         asked = asyncio.get_running_loop().run_in_executor(threads, question)
         try:
@@ -71,3 +78,9 @@ class Opening:
     def _note_download(self, token_hash: str, now: datetime) -> None:
         with self._ledger.write() as connection:
             links.note_download(connection, token_hash, now)
+
+    def _keep(
+        self, token_hash: str, fold: Callable[[Link, Response | None], Changed], now: datetime
+    ) -> Changed | Closed:
+        with self._ledger.write() as connection:
+            return responses.keep(connection, token_hash, fold, now)

@@ -4,15 +4,20 @@ Both are bound to one link and end by themselves, and nothing of them is kept: a
 """
 
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Literal
 
 COOKIE = "__Host-link"
 SESSION = timedelta(minutes=30)
 FORM = timedelta(hours=4)
+ANSWERS = timedelta(hours=24)
+"""A page with the morning's readings may stay open until the evening's are in it."""
 
-Purpose = Literal["session", "form"]
+Purpose = Literal["session", "form", "answers"]
+_LIVES: Mapping[Purpose, timedelta] = MappingProxyType({"session": SESSION, "form": FORM, "answers": ANSWERS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +28,7 @@ class Signer:
 
     def sign(self, purpose: Purpose, token_hash: str, now: datetime) -> str:
         """``SECONDS.SIGNATURE``: when it ends, and that we said so, of this link, for this purpose."""
-        ends = int((now + (SESSION if purpose == "session" else FORM)).timestamp())
+        ends = int((now + _LIVES[purpose]).timestamp())
         return f"{ends}.{self._signature(purpose, token_hash, ends)}"
 
     def holds(self, signed: str, purpose: Purpose, token_hash: str, now: datetime) -> bool:

@@ -73,6 +73,10 @@ def plan(batch: str, plan_hash: str, figures: Mapping[str, Any], reports: Path) 
         parts.append(Text("\nAttachment, reached by each patient's own link and date of birth", style="bold"))
         parts.append(Text(f"{file['name']}: {file['type']}, {file['bytes']:,} bytes, SHA-256 {file['sha256']}"))
         parts.append(Text(f"Look at it before you approve: {file['path']}"))
+    if (booking := figures.get("booking")) is not None:
+        parts.append(Text("\nSlots, booked by each patient's own link and date of birth", style="bold"))
+        when = f", from {booking['first']} to {booking['last']}" if "first" in booking else ""
+        parts.append(Text(f"{booking['name']}: {booking['slots']:,} slots with {booking['places']:,} places{when}"))
     parts += _list("Warnings", figures["warnings"], "yellow") + _list("Problems", figures["problems"], "red")
     parts.append(Text(f"\nNon-contactable patients: {reports / 'non_contactable.csv'}"))
     if not figures["problems"]:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from batch_pipeline.gateway.pages import attachment
+from batch_pipeline.gateway.pages import attachment, booking
 from batch_pipeline.gateway.pages.visits import PageSet
 from batch_pipeline.rules.links import Kind
 
-KINDS: Mapping[Kind, PageSet] = MappingProxyType({"attachment": attachment.PAGES})
+KINDS: Mapping[Kind, PageSet] = MappingProxyType({"attachment": attachment.PAGES, "self_book": booking.PAGES})
 """A link of a kind that isn't here opens nothing."""

@@ -233,6 +233,33 @@ def one_line(found: Mapping[str, Any]) -> str:
     return f"{found['batch']}: {_label(found)}" + (f" ({counts})" if counts else "")
 
 
+def bookings(found: Sequence[Mapping[str, Any]], *, each_line: bool) -> RenderableType:
+    """What patients booked, a line a batch; ``each_line``: and a line each patient."""
+    if not found:
+        return Text("no batch offers slots to book")
+    parts: list[RenderableType] = []
+    for one in found:
+        said = ", ".join(f"{one[answer]:,} {words}" for answer, words in _ANSWERS.items() if one[answer])
+        left = f"{one['free']:,} of {one['places']:,} places of {one['slots']} are free"
+        parts.append(Text(f"{one['batch']}: {said or 'nobody can book yet'}; {left}"))
+        if each_line and one["lines"]:
+            parts.append(_booking_lines(one["lines"]))
+    return Group(*parts)
+
+
+_ANSWERS = {"booked": "booked", "declined": "declined", "cancelled": "cancelled", "none": "not answered"}
+
+
+def _booking_lines(lines: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("line", "answer", "slot", "start", "with", "place"):
+        table.add_column(name, overflow="fold")
+    for each in lines:
+        told = (each[name] or "" for name in ("slot", "starts_at", "clinician", "place"))
+        table.add_row(str(each["line"]), _ANSWERS[each["answer"]], *told)
+    return table
+
+
 def unconfirmed(batch: str, found: Sequence[Any]) -> RenderableType:
     """A batch's unconfirmed messages, a line each."""
     if not found:

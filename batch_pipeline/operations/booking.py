@@ -1,16 +1,17 @@
 """The slots that a self-book message offers: read from the home, taken into the ledger, told of at review (SPEC 2.12)."""
 
-from collections.abc import Mapping
+import json
 from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House, Submitted
 from batch_pipeline.ingest.slots import SlotsFile, read_slots
-from batch_pipeline.ledger import bookings
-from batch_pipeline.ledger.bookings import Clinic, Place
+from batch_pipeline.ledger import batches, bookings, snapshot
+from batch_pipeline.ledger.bookings import Clinic
 from batch_pipeline.rules import snomed
 from batch_pipeline.rules.slots import Changes
 from batch_pipeline.settings import BatchFile, Workspace
@@ -61,11 +62,39 @@ def shown(house: House, submitted: Submitted) -> dict[str, Any] | None:
     }
 
 
-def counted(places: list[Place], now: datetime) -> Mapping[str, int]:
-    """Of a clinic: its slots to come, their places, and those that are free."""
-    to_come = [each for each in places if each.slot.starts_at > now and each.removed_at is None]
+def answered(house: House, batch: str, now: datetime) -> dict[str, Any]:
+    """What a batch's patients chose, line by line and counted, and what is left of its slots. No names, no numbers.
+
+    ``Refused`` for a batch that offers none.
+    """
+    submitted = house.submitted(batch)
+    clinic = clinic_of(submitted)
+    if clinic is None:
+        raise Refused(f"{batch} offers no slots to book: its message has no booking")
+    with house.ledger.read() as connection:
+        offered = bookings.places(connection, clinic)
+        rows = [row for some in snapshot.read_bookings(connection, batch) for row in some.to_pylist()]
+    to_come = [each for each in offered if each.removed_at is None and each.slot.starts_at > now]
+    zone = submitted.workspace.zone
     return {
-        "slots": len(to_come),
+        "batch": batch,
+        "slots": clinic.booking,
         "places": sum(each.slot.capacity for each in to_come),
         "free": sum(each.free for each in to_come),
+        **{
+            answer: sum(row["answer"] == answer for row in rows)
+            for answer in ("booked", "declined", "cancelled", "none")
+        },
+        "lines": [{name: _local(value, zone) for name, value in row.items()} for row in rows],
     }
+
+
+def _local(value: Any, zone: ZoneInfo) -> Any:
+    return value.astimezone(zone).isoformat(timespec="minutes") if isinstance(value, datetime) else value
+
+
+def with_slots(house: House) -> list[str]:
+    """Batches that offer slots, in the order of submission."""
+    with house.ledger.read() as connection:
+        every = batches.all_batches(connection)
+    return [each.batch for each in every if json.loads(each.spec)["batch_file"]["message"].get("booking")]

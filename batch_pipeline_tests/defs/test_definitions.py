@@ -31,6 +31,7 @@ GRAPH: dict[str, tuple[str, set[str]]] = {
     "receipts": ("receipts", {"dispatch"}),
     "fallbacks": ("fallback", {"receipts"}),
     "records": ("records", {"receipts", "fallbacks"}),
+    "bookings": ("reporting", {"outbox", "patients"}),
     "delivery_metrics": ("reporting", {"receipts", "fallbacks"}),
 }
 REPORTS = {"non_contactable_report": {"non_contactable", "rejected_rows"}, "batch_report": {"delivery_metrics"}}
@@ -65,7 +66,8 @@ JOBS = {
     "receipts": {"receipts"},
     "fallback": {"fallbacks"},
     "records": {"records"},
-    "report": {"delivery_metrics", "batch_report"},
+    "bookings": {"bookings"},
+    "report": {"delivery_metrics", "bookings", "batch_report"},
     "app_accounts": {"nhs_app_accounts"},
 }
 SENSORS = {
@@ -74,6 +76,7 @@ SENSORS = {
     "receipts_sensor": "receipts",
     "fallback_sensor": "fallback",
     "records_sensor": "records",
+    "bookings_sensor": "bookings",
     "report_sensor": "report",
 }
 

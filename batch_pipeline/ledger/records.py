@@ -149,6 +149,12 @@ def to_be_saved(connection: sa.Connection) -> list[batches_.Batch]:
     return [batch for row in found if _saves((batch := batches_.Batch(**row)).spec)]
 
 
+def that_save(connection: sa.Connection, some: Collection[str]) -> list[str]:
+    """Those of some batches that save to the record."""
+    query = sa.select(batches.c.batch, batches.c.spec).where(batches.c.batch.in_(some)).order_by(batches.c.batch)
+    return [row.batch for row in connection.execute(query) if _saves(row.spec)]
+
+
 def _saves(spec: str) -> bool:
     return bool(json.loads(spec).get("batch_file", {}).get("save_to_record", True))
 
@@ -316,10 +322,11 @@ def adopt(
 
 
 def saved(connection: sa.Connection, batch: str) -> Saved:
-    """How far the batch is in the record."""
+    """How far the batch's messages are in the record."""
     query = (
         sa.select(record_entries.c.outcome, sa.func.count())
-        .where(record_entries.c.batch == batch)
+        .join(record_chunks, record_chunks.c.reference == record_entries.c.chunk)
+        .where(record_entries.c.batch == batch, record_chunks.c.resource_type == "Communication")
         .group_by(record_entries.c.outcome)
     )
     found: Mapping[str | None, int] = {row[0]: row[1] for row in connection.execute(query)}

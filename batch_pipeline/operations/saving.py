@@ -2,18 +2,19 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House, Submitted, owner
-from batch_pipeline.ledger import batches, figures, records
+from batch_pipeline.ledger import batches, booking_entries, figures, records
 from batch_pipeline.operations import restoring
 from batch_pipeline.progress import tell
+from batch_pipeline.records.bookings import Bookings
 from batch_pipeline.records.communication import Sender
-from batch_pipeline.records.saving import Messages, Run, Saved
+from batch_pipeline.records.saving import Messages, Run, Saved, Source
 
 Clock = Callable[[], datetime]
 
@@ -33,31 +34,47 @@ def save(house: House, batch: str, clock: Clock, *, steady: Callable[[], float] 
     if not submitted.file.save_to_record:
         return Saved()
     restoring.require_whole(house, clock())
-    ends = steady() + AT_MOST.total_seconds()
-    with house.ledger.read() as connection:
-        before = records.saved(connection, batch)
-        total = figures.progress(connection, batch).for_record
-    with house.record_writer(submitted.workspace) as writer:
-        done = Run(
-            ledger=house.ledger,
-            batch=batch,
-            source=_messages(submitted),
-            writer=writer,
-            now=clock,
-            owner=owner(),
-            keep_going=lambda: steady() < ends,
-            on_progress=lambda written: tell("entries of the record", before.written + written, total),
-        ).save()
-    _mark_saved(house, batch, clock())
+    done = Saved()
+    try:
+        _save(house, submitted, clock, steady, done)
+    finally:
+        _mark_saved(house, batch, clock())
     if done.because is not None:
         how = "stopped" if done.stopped else f"left {done.later:,} for another time"
         raise Refused(f"{batch}: saving to the record {how}: {done.because}; save it again")
     return done
 
 
-def _messages(submitted: Submitted) -> Messages:
-    workspace = submitted.workspace
-    return Messages(Sender(workspace.ods_code, workspace.name, submitted.snomed))
+def _save(house: House, submitted: Submitted, clock: Clock, steady: Callable[[], float], done: Saved) -> None:
+    """One source after the other, until the writer can't go on."""
+    batch, ends = submitted.row.batch, steady() + AT_MOST.total_seconds()
+    with house.ledger.read() as connection:
+        before = records.saved(connection, batch)
+        total = figures.progress(connection, batch).for_record
+    with house.record_writer(submitted.workspace) as writer:
+        for source in _sources(submitted):
+            Run(
+                ledger=house.ledger,
+                batch=batch,
+                source=source,
+                writer=writer,
+                now=clock,
+                owner=owner(),
+                keep_going=lambda: steady() < ends,
+                on_progress=lambda written: tell("entries of the record", before.written + written, total),
+                done=done,
+            ).save()
+            if done.stopped:
+                return
+
+
+def _sources(submitted: Submitted) -> Iterator[Source]:
+    """What of a batch is saved."""
+    workspace, message = submitted.workspace, submitted.file.message
+    sender = Sender(workspace.ods_code, workspace.name, submitted.snomed)
+    yield Messages(sender)
+    if message.booking is not None:
+        yield Bookings(sender, message.decline_snomed)
 
 
 def _mark_saved(house: House, batch: str, now: datetime) -> None:
@@ -84,7 +101,9 @@ def with_entries_due(house: House, now: datetime) -> list[str]:
     wall = datetime.now(UTC)
     with house.ledger.read() as connection:
         known = records.to_be_saved(connection)
-        due = [each.batch for each in known if _is_due(connection, each.batch, now, wall)]
+        booked = booking_entries.with_entries_due(connection, now)
+        due = [each.batch for each in known if each.batch in booked or _is_due(connection, each.batch, now, wall)]
+        due += [each for each in records.that_save(connection, booked) if each not in due]
     for each in known:
         if each.batch not in due and each.reported_at is not None:
             _mark_saved(house, each.batch, now)

@@ -137,8 +137,8 @@ class FhirServer:
         """Renewed right before each call, after which there may be as long a wait for the next."""
         return 10 * self._timeout + LONGEST_WAIT
 
-    def check(self) -> None:
-        """``Refused`` for a server that doesn't say that it makes a ``Communication`` only where there is none.
+    def check(self, resource_type: str) -> None:
+        """``Refused`` for a server that doesn't say that it makes a resource of a type only where there is none.
 
         One that ignores the condition would have an entry twice whenever an answer is lost.
         """
@@ -150,9 +150,9 @@ class FhirServer:
         except (NotSent, NoAnswer, NotTaken, ProviderStopped) as failure:
             raise WriterStopped(f"the record system wasn't reached: {failure}") from None
         rests = said.rest if said else list[_Rest]()
-        if "Communication" not in {each.type for rest in rests for each in rest.resource if each.conditional_create}:
+        if resource_type not in {each.type for rest in rests for each in rest.resource if each.conditional_create}:
             raise Refused(
-                "record.base_url: this server doesn't say (GET metadata) that it creates a Communication conditionally, "
+                f"record.base_url: this server doesn't say (GET metadata) that it creates each {resource_type} conditionally, "
                 "so an entry might be written twice: check the address, or let it be switched on there"
             )
 

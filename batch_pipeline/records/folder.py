@@ -27,7 +27,7 @@ class RecordFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def check(self) -> None:
+    def check(self, resource_type: str) -> None:
         """A file is always written once."""
 
     def write(self, chunk: str, entries: Sequence[Entry], still_ours: StillOurs) -> Iterator[Sequence[Outcome]]:

@@ -129,7 +129,7 @@ class Run:
     def save(self) -> Saved:
         """Writes all that is due and not written, and finishes what others left; any number may do so at once."""
         try:
-            self.writer.check()
+            self.writer.check(self.source.resource_type)
             self._adopt()
             while self.keep_going() and (chunk := self._next()) is not None:
                 self._carry(chunk)

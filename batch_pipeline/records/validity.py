@@ -20,7 +20,13 @@ STATUSES: Mapping[str, frozenset[str]] = MappingProxyType(
                 *("preparation", "in-progress", "not-done", "on-hold"),
                 *("stopped", "completed", "entered-in-error", "unknown"),
             }
-        )
+        ),
+        "Appointment": frozenset(
+            {
+                *("proposed", "pending", "booked", "arrived", "fulfilled"),
+                *("cancelled", "noshow", "entered-in-error", "checked-in", "waitlist"),
+            }
+        ),
     }
 )
 """By type of resource, of those that are written at all."""

@@ -50,8 +50,8 @@ class Writer(Protocol):
         """How long nobody else sets to work on what was claimed: several times as long as one write takes."""
         ...
 
-    def check(self) -> None:
-        """``Refused``, before anything is written, where an entry couldn't be written once."""
+    def check(self, resource_type: str) -> None:
+        """``Refused``, before anything is written, where an entry of a type couldn't be written once."""
         ...
 
     def write(self, chunk: str, entries: Sequence[Entry], still_ours: StillOurs) -> Iterator[Sequence[Outcome]]:

@@ -1,8 +1,9 @@
 """A self-book batch from the shell to the patient's browser and back to what the practice reads."""
 
+import json
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -22,6 +23,7 @@ B,2026-10-06T12:00,10,=Nurse Green,Room 3,2
 C,2026-10-07T16:30,10,Nurse Brown,Room 3,2
 """
 REFUSED = "1324681000000101"
+DAY = timedelta(days=1)
 
 
 def clinic(surgery: Surgery, text: str = SLOTS, name: str = "flu-clinic.csv") -> None:
@@ -102,6 +104,20 @@ def test_a_self_book_batch_from_the_slots_to_the_list_of_those_who_booked(
     found = surgery.done("bookings", "flu", "--json", at=T + hours(4)).json
     assert (found["booked"], found["free"], len(found["lines"])) == (2, 3, 5)
     assert found["lines"][0]["starts_at"] == "2026-10-06T09:30+01:00"
+
+    surgery.done("save", "flu", at=T + hours(4))
+    [file] = (surgery.home.records / "flu").glob("Appointment-*.ndjson")
+    assert [json.loads(line)["start"] for line in file.read_text().splitlines()] == [
+        "2026-10-06T08:30:00.000+00:00",
+        "2026-10-07T15:30:00.000+00:00",
+    ]
+    press(surgery, tokens[0], "cancel", T + hours(5))
+    surgery.done("save", at=T + hours(5))
+    ends = [path for path in (surgery.home.records / "flu").glob("Appointment-*.ndjson") if path != file]
+    assert [json.loads(path.read_text())["status"] for path in ends] == ["cancelled"]
+    surgery.done("save", at=T + 8 * DAY)
+    late = set((surgery.home.records / "flu").glob("Appointment-*.ndjson")) - {file, *ends}
+    assert [json.loads(path.read_text())["cancelationReason"]["coding"][0]["code"] for path in late] == [REFUSED]
 
 
 def test_a_new_file_of_slots_holds_for_all_batches_and_keeps_what_was_booked(

@@ -78,7 +78,7 @@ def gather(server: FhirServer, found: list[Outcome]) -> None:
 
 
 def test_entries_are_created_each_under_its_own_condition(double: FhirDouble, server: FhirServer) -> None:
-    server.check()
+    server.check("Communication")
     assert write(server, *ENTRIES[:3]) == [Outcome(name, "written") for name in NAMES[:3]]
     assert double.created == [each.resource for each in ENTRIES[:3]]
 
@@ -212,13 +212,13 @@ def test_an_answer_that_no_fhir_server_gives_stops_the_run(double: FhirDouble, s
 def test_a_server_that_may_create_twice_is_refused(double: FhirDouble, server: FhirServer, capabilities: Any) -> None:
     double.capabilities = Reply(200, capabilities)
     with pytest.raises(Refused, match="written twice"):
-        server.check()
+        server.check("Communication")
 
 
 def test_a_server_that_is_not_there_stops_the_run(double: FhirDouble, turns: Turns) -> None:
     gone = FhirServer(FhirAccount("http://127.0.0.1:9/fhir", token="t"), turns, TIMEOUT)
     with pytest.raises(WriterStopped, match="wasn't reached"):
-        gone.check()
+        gone.check("Communication")
     gone.close()
 
 

@@ -285,7 +285,7 @@ def test_no_note_is_taken_from_one_who_has_lost_the_lease(world: World) -> None:
 def test_the_check_of_a_writer_comes_before_anything_is_claimed(world: World) -> None:
     class NotThere(SmallFolder):
         @override
-        def check(self) -> None:
+        def check(self, resource_type: str) -> None:
             raise WriterStopped("not there")
 
     writer: Writer = NotThere(world.root)

@@ -501,7 +501,7 @@ def report(
 @app.command()
 def slots(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The file's name, without .csv.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The file's name, without .csv or .ics.")],
     by: By,
     workspace: Annotated[
         str | None, typer.Option("--workspace", metavar="ID", help="Whose; needed where several have slots.")

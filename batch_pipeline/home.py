@@ -61,7 +61,7 @@ class Home:
 
     @property
     def slots(self) -> Path:
-        """``*.csv``, one a clinic that patients book."""
+        """``*.csv`` and ``*.ics``, one a clinic that patients book."""
         return self.root / "slots"
 
     @property

@@ -152,7 +152,7 @@ class House:
 
     def keep_slots(self, found: SlotsFile) -> None:
         """Keeps the file that slots came from, under its SHA-256, for whoever asks later what was offered."""
-        self._keep(self.home.kept_slots / f"{found.sha256}.csv", found.text)
+        self._keep((self.home.kept_slots / found.sha256).with_suffix(Path(found.name).suffix), found.text)
 
     def _keep(self, kept: Path, text: str) -> None:
         if kept.exists():

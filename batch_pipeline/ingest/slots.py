@@ -1,11 +1,16 @@
-"""A file of slots that patients can book: ``slots/NAME.csv`` of the home (SPEC 2.12). A file with one fault is refused whole."""
+"""A file of slots that patients can book: ``slots/NAME.csv`` or ``NAME.ics`` of the home (SPEC 2.12).
+
+A file with one fault is refused whole.
+"""
 
 import csv
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
+from typing import TypeAlias
 from zoneinfo import ZoneInfo
 
 from batch_pipeline.errors import Refused
@@ -14,7 +19,9 @@ from batch_pipeline.rules import slots as rules
 from batch_pipeline.rules.slots import COLUMNS, MOST_SLOTS, REQUIRED, Known, NotASlot, Slot
 from batch_pipeline.yaml_files import read_text
 
+_CALENDAR = ".ics"
 _DELIMITERS = (",", ";", "\t")
+_Written: TypeAlias = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +45,12 @@ class SlotsFile:
 
 def read_slots(home: Home, booking: str, zone: ZoneInfo, known: Mapping[str, Known], now: datetime) -> SlotsFile:
     """The slots that ``booking`` names. ``Refused`` for a file that isn't there, and for the first line that is at fault."""
-    path = home.slots / f"{booking}.csv"
-    if not path.is_file():
-        raise Refused(f'there are no slots "{booking}": put them into {path}, or correct message.booking')
+    path = _path(home, booking)
     text = read_text(path)
-    found = list(_slots(path.name, text, zone))
+    written = _events(path.name, text) if path.suffix == _CALENDAR else _lines(path.name, text)
+    found = list(_slots(path.name, written, zone))
     if not found:
-        raise Refused(f"{path.name}: there is no slot in it: write a line for each, below the headings")
+        raise Refused(f"{path.name}: there is no slot in it: write one, or the batch has nothing to offer")
     for slot, why in rules.faults(found, known, now):
         raise Refused(f"{path.name}, line {slot.line}: {why}")
     if all(slot.starts_at <= now for slot in found):
@@ -52,17 +58,39 @@ def read_slots(home: Home, booking: str, zone: ZoneInfo, known: Mapping[str, Kno
     return SlotsFile(path.name, {slot.id: slot for slot in found}, text)
 
 
-def _slots(name: str, text: str, zone: ZoneInfo) -> Iterator[Slot]:
-    for number, (line, written) in enumerate(_lines(name, text), 1):
+def _path(home: Home, booking: str) -> Path:
+    there = [path for suffix in (".csv", _CALENDAR) if (path := home.slots / f"{booking}{suffix}").is_file()]
+    if not there:
+        path = home.slots / f"{booking}.csv"
+        raise Refused(f'there are no slots "{booking}": put them into {path}, or correct message.booking')
+    if len(there) > 1:
+        raise Refused(f"{home.slots} has both {there[0].name} and {there[1].name}: take one away")
+    return there[0]
+
+
+def _slots(name: str, lines: Iterable[tuple[int, _Written | NotASlot]], zone: ZoneInfo) -> Iterator[Slot]:
+    for number, (line, written) in enumerate(lines, 1):
         if number > MOST_SLOTS:
             raise Refused(f"{name}, line {line}: there are over {MOST_SLOTS:,} slots: make several files of them")
         try:
+            if isinstance(written, NotASlot):
+                raise written
             yield rules.read_slot(written, zone, line)
         except NotASlot as why:
             raise Refused(f"{name}, line {line}: {why}") from None
 
 
-def _lines(name: str, text: str) -> Iterator[tuple[int, dict[str, str]]]:
+def _events(name: str, text: str) -> Iterator[tuple[int, _Written | NotASlot]]:
+    """Each event of a calendar."""
+    from batch_pipeline.rules.calendar import NotACalendar, written_slots  # noqa: PLC0415 - it takes long to load
+
+    try:
+        yield from written_slots(text)
+    except NotACalendar:
+        raise Refused(f"{name}: this isn't a whole iCalendar file: export the calendar again") from None
+
+
+def _lines(name: str, text: str) -> Iterator[tuple[int, _Written]]:
     """Each line that says something, by the headings; its number is that of the row in a spreadsheet."""
     headings = text.lstrip("\n").partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(_DELIMITERS, key=headings.count), strict=True)

@@ -7,7 +7,7 @@ guessed. What patients were told of a slot stays true: one that was ever booked 
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
 from batch_pipeline.rules import cells
@@ -15,7 +15,7 @@ from batch_pipeline.rules import cells
 COLUMNS = ("id", "start", "minutes", "clinician", "place", "capacity")
 REQUIRED = ("id", "start", "minutes")
 MOST_SLOTS = 20_000
-LONGEST = 100
+LONGEST = 200
 """Characters of a slot's id, clinician or place."""
 MOST_MINUTES = 24 * 60
 MOST_PLACES = 10_000
@@ -121,7 +121,7 @@ def start_of(text: str, zone: ZoneInfo) -> datetime:
         raise why if isinstance(why, NotASlot) else _no_time(tidied) from None
 
 
-def in_zone(local: datetime, zone: ZoneInfo) -> datetime:
+def in_zone(local: datetime, zone: tzinfo) -> datetime:
     """The moment of a time on the zone's clocks. ``NotASlot`` for one that comes twice, or never."""
     first, second = (local.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
     if first.utcoffset() == second.utcoffset():

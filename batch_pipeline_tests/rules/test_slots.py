@@ -95,9 +95,9 @@ def test_a_line_is_a_slot() -> None:
     ("changed", "says"),
     [
         ({"id": " "}, "id is empty: give each slot a name of its own"),
-        ({"id": "x" * 101}, "id has over 100 characters"),
-        ({"id": "a\x07b"}, "id has over 100 characters, or some that nobody can read"),
-        ({"place": "x" * 101}, "place has over 100 characters"),
+        ({"id": "x" * 201}, "id has over 200 characters"),
+        ({"id": "a\x07b"}, "id has over 200 characters, or some that nobody can read"),
+        ({"place": "x" * 201}, "place has over 200 characters"),
         ({"minutes": ""}, "minutes is empty: write a whole number from 1 to 1,440"),
         ({"minutes": "0"}, 'minutes is "0": write a whole number'),
         ({"minutes": "1441"}, "from 1 to 1,440"),

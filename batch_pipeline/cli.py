@@ -539,6 +539,42 @@ def report(
         _say(str(path))
 
 
+@app.command()
+def slots(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The file's name, without .csv or .ics.")],
+    by: By,
+    workspace: Annotated[
+        str | None, typer.Option("--workspace", metavar="ID", help="Whose; needed where several have slots.")
+    ] = None,
+    at: At = None,
+) -> None:
+    """Take a file of slots in again that was changed, for every batch that offers them."""
+    from batch_pipeline.operations import controlling
+
+    whose, changed = controlling.take_in_slots(context.obj, name, workspace, by, _now(at))
+    counts = ((len(changed.new), "new"), (len(changed.altered), "changed"), (len(changed.removed), "taken out"))
+    _say(f"{name} of {whose.id}: {', '.join(f'{n:,} {what}' for n, what in counts if n) or 'nothing has changed'}")
+    for id_, places, booked in changed.keep_bookings:
+        _say(
+            f"slot {id_}: {booked:,} booked it, and it has {places:,} places by now: they keep them; tell those you can't see"
+        )
+
+
+@app.command()
+def bookings(context: typer.Context, batch: SomeBatch = None, at: At = None, as_json: AsJson = False) -> None:
+    """Say what patients booked: of one batch line by line, or of every batch that offers slots."""
+    from batch_pipeline.operations import booking
+
+    house: House = context.obj
+    now = _now(at)
+    found = [booking.answered(house, each, now) for each in ([batch] if batch else booking.with_slots(house))]
+    if as_json:
+        _print_json(found[0] if batch else [{k: v for k, v in each.items() if k != "lines"} for each in found])
+    else:
+        _console().print(_view().bookings(found, each_line=batch is not None))
+
+
 look_up = typer.Typer(no_args_is_help=True)
 app.add_typer(look_up, name="look-up", help="Look up what patients' files don't say.")
 

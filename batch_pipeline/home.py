@@ -60,6 +60,11 @@ class Home:
         return self.root / "questionnaires"
 
     @property
+    def slots(self) -> Path:
+        """``*.csv`` and ``*.ics``, one a clinic that patients book."""
+        return self.root / "slots"
+
+    @property
     def inbox(self) -> Path:
         """Where batch files and their cohorts are dropped."""
         return self.root / "inbox"
@@ -83,6 +88,11 @@ class Home:
     def kept_questionnaires(self) -> Path:
         """Questionnaires as they were when a batch was submitted; made with the first one."""
         return self.data / "questionnaire_files"
+
+    @property
+    def kept_slots(self) -> Path:
+        """Slots as they were when they were taken in; made with the first ones."""
+        return self.data / "slots_files"
 
     @property
     def reports(self) -> Path:
@@ -146,6 +156,7 @@ class Home:
             self.workspaces,
             self.templates,
             self.questionnaires,
+            self.slots,
             self.inbox,
             self.data,
             self.kept_cohorts,

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from batch_pipeline.errors import Refused
 from batch_pipeline.home import Home
 from batch_pipeline.ingest.lists import ALL_CHANNELS, NO_ACCOUNTS, NO_OPT_OUTS, read_app_accounts, read_opt_outs
+from batch_pipeline.ingest.slots import SlotsFile
 from batch_pipeline.ledger import batches, due, history, pds_answers, snapshot
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.hashing import Hasher, hold_to_key, load_or_make_key
@@ -150,7 +151,13 @@ class House:
 
     def keep_questionnaire(self, questionnaire: Definition) -> None:
         """Keeps it for the batches that ask it, under its SHA-256."""
-        kept = self._kept_questionnaire(questionnaire.sha256)
+        self._keep(self._kept_questionnaire(questionnaire.sha256), questionnaire.text)
+
+    def keep_slots(self, found: SlotsFile) -> None:
+        """Keeps the file that slots came from, under its SHA-256, for whoever asks later what was offered."""
+        self._keep((self.home.kept_slots / found.sha256).with_suffix(Path(found.name).suffix), found.text)
+
+    def _keep(self, kept: Path, text: str) -> None:
         if kept.exists():
             return
         kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -158,7 +165,7 @@ class House:
             part = folder / kept.name
             part.touch(mode=0o600)
             with part.open("w", encoding="utf-8", newline="") as file:
-                file.write(questionnaire.text)
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(kept)

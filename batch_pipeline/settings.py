@@ -480,7 +480,12 @@ class MessageChoice(Checked):
     """What a batch sends: own words or a template's, and what comes with them."""
 
     only_for: ClassVar[Mapping[str, MessageType]] = MappingProxyType(
-        {"questionnaire": "questionnaire", "saves_responses": "questionnaire", "booking": "self_book"}
+        {
+            "questionnaire": "questionnaire",
+            "saves_responses": "questionnaire",
+            "booking": "self_book",
+            "decline_snomed": "self_book",
+        }
     )
     """Keys that go with one type of message only."""
 
@@ -490,14 +495,15 @@ class MessageChoice(Checked):
     subject: Text | None = None
     questionnaire: WorkspaceId | None = None
     saves_responses: bool = False
-    booking: Text | None = None
+    booking: WorkspaceId | None = None
+    decline_snomed: Snomed | None = None
     attachment: Text | None = None
     snomed: tuple[Snomed, ...] = ()
 
     @property
     def carries_link(self) -> bool:
         """Whether each message has the patient's own address in it."""
-        return self.attachment is not None or self.type == "questionnaire"
+        return self.attachment is not None or self.booking is not None or self.type == "questionnaire"
 
     @model_validator(mode="after")
     def _keys_that_go_together(self) -> Self:
@@ -508,6 +514,8 @@ class MessageChoice(Checked):
                 raise ValueError(f"{key} goes with type {kind} only, and this is {self.type}")
         if self.type == "questionnaire" and not self.questionnaire:
             raise ValueError("a message of type questionnaire needs questionnaire: bp_4_day, bp_7_day or another id")
+        if self.decline_snomed and not self.booking:
+            raise ValueError("decline_snomed goes with booking: without one nobody can decline")
         return self
 
 
@@ -532,7 +540,6 @@ class BatchFile(Checked):
 
 _NOT_YET: Mapping[str, Callable[[BatchFile], object]] = MappingProxyType(
     {
-        "message.booking": lambda batch: batch.message.booking,
         "send_at": lambda batch: batch.send_at,
         "stagger": lambda batch: batch.stagger,
         "expires_after": lambda batch: batch.expires_after,

@@ -73,6 +73,10 @@ def plan(batch: str, plan_hash: str, figures: Mapping[str, Any], reports: Path) 
         parts.append(Text("\nAttachment, reached by each patient's own link and date of birth", style="bold"))
         parts.append(Text(f"{file['name']}: {file['type']}, {file['bytes']:,} bytes, SHA-256 {file['sha256']}"))
         parts.append(Text(f"Look at it before you approve: {file['path']}"))
+    if (booking := figures.get("booking")) is not None:
+        parts.append(Text("\nSlots, booked by each patient's own link and date of birth", style="bold"))
+        when = f", from {booking['first']} to {booking['last']}" if "first" in booking else ""
+        parts.append(Text(f"{booking['name']}: {booking['slots']:,} slots with {booking['places']:,} places{when}"))
     parts += _list("Warnings", figures["warnings"], "yellow") + _list("Problems", figures["problems"], "red")
     parts.append(Text(f"\nNon-contactable patients: {reports / 'non_contactable.csv'}"))
     if not figures["problems"]:
@@ -272,6 +276,33 @@ def one_line(found: Mapping[str, Any]) -> str:
         if found[name]
     )
     return f"{found['batch']}: {_label(found)}" + (f" ({counts})" if counts else "")
+
+
+def bookings(found: Sequence[Mapping[str, Any]], *, each_line: bool) -> RenderableType:
+    """What patients booked, a line a batch; ``each_line``: and a line each patient."""
+    if not found:
+        return Text("no batch offers slots to book")
+    parts: list[RenderableType] = []
+    for one in found:
+        said = ", ".join(f"{one[answer]:,} {words}" for answer, words in _ANSWERS.items() if one[answer])
+        left = f"{one['free']:,} of {one['places']:,} places of {one['slots']} are free"
+        parts.append(Text(f"{one['batch']}: {said or 'nobody can book yet'}; {left}"))
+        if each_line and one["lines"]:
+            parts.append(_booking_lines(one["lines"]))
+    return Group(*parts)
+
+
+_ANSWERS = {"booked": "booked", "declined": "declined", "cancelled": "cancelled", "none": "not answered"}
+
+
+def _booking_lines(lines: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("line", "answer", "slot", "start", "with", "place"):
+        table.add_column(name, overflow="fold")
+    for each in lines:
+        told = (each[name] or "" for name in ("slot", "starts_at", "clinician", "place"))
+        table.add_row(str(each["line"]), _ANSWERS[each["answer"]], *told)
+    return table
 
 
 def unconfirmed(batch: str, found: Sequence[Any]) -> RenderableType:

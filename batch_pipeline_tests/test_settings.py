@@ -23,6 +23,7 @@ from batch_pipeline.settings import (
 WORKSPACE = "id: x\nname: X Surgery\nods_code: A28095\norganisation_type: gp\nnation: england\n"
 BATCH = "batch: flu-1\nworkspace: x\ncohort: a.csv\nmessage:\n  type: simple\n"
 OWN_WORDS = BATCH + "  body: Hello\n"
+SELF_BOOK = OWN_WORDS.replace("simple", "self_book")
 
 
 @pytest.fixture
@@ -322,8 +323,6 @@ def test_what_nothing_carries_out_yet_is_named(tmp_path: Path) -> None:
     named = ["send_at", "stagger", "expires_after"]
     assert [sentence.split()[0] for sentence in said] == named
     assert all("not yet" in sentence for sentence in said)
-    self_book = BATCH.replace("simple", "self_book") + "  body: a\n  booking: clinic\n"
-    assert [sentence.split()[0] for sentence in not_yet(batch(tmp_path, self_book))] == ["message.booking"]
 
 
 @pytest.mark.parametrize(
@@ -339,6 +338,9 @@ def test_what_nothing_carries_out_yet_is_named(tmp_path: Path) -> None:
             "questionnaire goes with type questionnaire only, and this is simple",
         ),
         (OWN_WORDS + "  booking: clinic\n", "booking goes with type self_book only"),
+        (SELF_BOOK + "  booking: ../clinic\n", 'message.booking: "../clinic" isn\'t allowed'),
+        (OWN_WORDS + "  decline_snomed: '1324681000000101'\n", "decline_snomed goes with type self_book only"),
+        (SELF_BOOK + "  decline_snomed: '1324681000000101'\n", "decline_snomed goes with booking"),
         (OWN_WORDS + "  saves_responses: true\n", "saves_responses goes with type questionnaire only"),
         (OWN_WORDS + "  snomed: ['1324681000000101', 12]\n", 'message.snomed.2: "12" isn\'t allowed'),
         (OWN_WORDS + "stagger: {size: 3}\n", "line 7: stagger: give either days, or size and every"),

@@ -38,5 +38,6 @@ receipts = _job("receipts", "Folds what the providers say into the batch.", "rec
 fallback = _job("fallback", "Sends the fallbacks that are due.", "fallbacks")
 records = _job("records", "Saves what was sent to the record, each message once.", "records")
 inbox = _job("inbox", "Brings what patients answered to the inbox, and alerts to the practice.", "inbox")
-report = _job("report", "Measures the batch and writes its reports.", "delivery_metrics", "batch_report")
+bookings = _job("bookings", "Reports what patients booked.", "bookings")
+report = _job("report", "Measures the batch and writes its reports.", "delivery_metrics", "bookings", "batch_report")
 app_accounts = _job("app_accounts", "Fetches who of a practice has the NHS App.", "nhs_app_accounts")

@@ -12,6 +12,7 @@ from batch_pipeline.defs.refusals import refusals
 from batch_pipeline.defs.resources import ClockResource, HouseResource
 from batch_pipeline.operations import reporting
 from batch_pipeline.planning import tables as schemas
+from batch_pipeline.planning.duck import scan
 
 GROUP = "reporting"
 
@@ -56,6 +57,45 @@ def published_metrics(
         yield dg.Output(table, "delivery_metrics")
     published = reporting.publish_metrics(home)
     context.log.info("metrics published as %s", published.name)
+
+
+@dg.multi_asset(
+    ins={"patients": dg.AssetIn()},
+    deps=["outbox"],
+    outs={"bookings": tables.out(schemas.BOOKINGS, GROUP)},
+    check_specs=[tables.fits_spec(schemas.BOOKINGS)],
+    partitions_def=BATCHES,
+)
+def reported_bookings(
+    context: dg.AssetExecutionContext, house: HouseResource, clock: ClockResource, patients: Path
+) -> Iterator[dg.AssetCheckResult | dg.Output[Path]]:
+    """``bookings.csv`` (who booked what) and ``slots.csv`` (what is left), as things stand."""
+    home, batch = house.open(), context.partition_key
+    with refusals(), home.staging() as folder, home.duck() as con:
+        table = folder / "bookings"
+        seen = reporting.bookings_table(home, con, batch, table)
+        yield tables.fits(con, schemas.BOOKINGS, table)
+        answers = con.sql(f"SELECT answer, count(*) FROM {scan(table)} GROUP BY ALL ORDER BY ALL").fetchall()
+        written = reporting.write_booking_reports(home, con, batch, table, patients, seen, clock.now())
+        yield dg.Output(
+            table,
+            "bookings",
+            metadata={
+                **{path.stem: dg.MetadataValue.path(str(path)) for path in written},
+                "by_answer": tables.markdown(("answer", "patients"), dict(answers)),
+            },
+        )
+
+
+@dg.sensor(
+    job=jobs.bookings,
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="What patients booked is reported.",
+)
+def bookings_sensor(context: dg.SensorEvaluationContext, house: HouseResource) -> dg.SensorResult:
+    """A batch is due when one of its patients has chosen something that isn't in its report yet."""
+    return requests(context, jobs.bookings, reporting.with_new_bookings(house.open()))
 
 
 @dg.asset(

@@ -192,6 +192,12 @@ def to_be_saved(connection: sa.Connection) -> list[batches_.Batch]:
     return [batch for row in found if _saves((batch := batches_.Batch(**row)).spec)]
 
 
+def that_save(connection: sa.Connection, some: Collection[str]) -> list[str]:
+    """Those of some batches that save to the record."""
+    query = sa.select(batches.c.batch, batches.c.spec).where(batches.c.batch.in_(some)).order_by(batches.c.batch)
+    return [row.batch for row in connection.execute(query) if _saves(row.spec)]
+
+
 def _saves(spec: str) -> bool:
     return bool(json.loads(spec).get("batch_file", {}).get("save_to_record", True))
 
@@ -437,12 +443,12 @@ def adopt(
 def saved(connection: sa.Connection, batch: str) -> Saved:
     """How far the batch's messages are in the record."""
     every = _outcomes(connection, record_entries.c.batch == batch)
-    answers = answers_saved(connection, batch)
-    return Saved(*(count - other for count, other in zip(every, answers, strict=True)))
+    replies = replies_saved(connection, batch)
+    return Saved(*(count - other for count, other in zip(every, replies, strict=True)))
 
 
-def answers_saved(connection: sa.Connection, batch: str) -> Saved:
-    """How far its patients' answers are: ``QuestionnaireResponse`` and ``Observation``."""
+def replies_saved(connection: sa.Connection, batch: str) -> Saved:
+    """How far is what its patients answered and booked."""
     chunks = sa.select(record_chunks.c.reference).where(
         record_chunks.c.batch == batch, record_chunks.c.resource_type != "Communication"
     )

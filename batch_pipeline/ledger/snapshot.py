@@ -1,4 +1,4 @@
-"""The attempts of a batch, and its entries in the record, as Arrow, for the set work of reports and metrics."""
+"""The attempts of a batch, its entries in the record and its bookings as Arrow, for the set work of reports and metrics."""
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
@@ -11,7 +11,8 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from batch_pipeline.ledger import links
-from batch_pipeline.ledger.tables import attempts, record_chunks, record_entries
+from batch_pipeline.ledger.tables import attempts, bookings, record_chunks, record_entries, slots
+from batch_pipeline.ledger.tables import links as links_
 from batch_pipeline.rules.states import attempt_state_sql
 
 _ROWS = 20_000
@@ -64,6 +65,47 @@ def read_entries(connection: sa.Connection, batch: str) -> Iterator[pa.RecordBat
     yield from _read(connection, query.where(entry.batch == batch).order_by(entry.line, entry.identifier), ENTRIES)
 
 
+BOOKINGS = pa.schema(
+    [
+        ("line", pa.int32()),
+        ("answer", pa.string()),
+        ("slot", pa.string()),
+        ("starts_at", pa.timestamp("us", "UTC")),
+        ("minutes", pa.int32()),
+        *((name, pa.string()) for name in ("clinician", "place")),
+        *((name, pa.timestamp("us", "UTC")) for name in ("made_at", "ended_at")),
+    ]
+)
+
+
+def read_bookings(connection: sa.Connection, batch: str) -> Iterator[pa.RecordBatch]:
+    """What each of the batch's patients who can book chose last, by line: as ``read_attempts``, of ``BOOKINGS``."""
+    later = bookings.alias("later")
+    last = sa.select(sa.func.max(later.c.id)).where(
+        later.c.batch == links_.c.batch, later.c.patient == links_.c.patient
+    )
+    answer = sa.case(
+        (bookings.c.id.is_(None), "none"),
+        (bookings.c.ended_at.is_not(None), "cancelled"),
+        (bookings.c.slot.is_(None), "declined"),
+        else_="booked",
+    )
+    times = (sa.type_coerce(each, sa.BigInteger) for each in (bookings.c.made_at, bookings.c.ended_at))
+    query = (
+        sa.select(
+            *(attempts.c.line, answer, slots.c.slot, sa.type_coerce(slots.c.starts_at, sa.BigInteger)),
+            *(slots.c.minutes, slots.c.clinician, slots.c.place, *times),
+        )
+        .select_from(links_)
+        .join(attempts, sa.and_(attempts.c.batch == links_.c.batch, attempts.c.patient == links_.c.patient))
+        .outerjoin(bookings, bookings.c.id == last.scalar_subquery())
+        .outerjoin(slots, slots.c.id == bookings.c.slot)
+        .where(links_.c.batch == batch, links_.c.kind == "self_book", attempts.c.step == "primary")
+        .order_by(attempts.c.line)
+    )
+    yield from _read(connection, query, BOOKINGS)
+
+
 def _read(connection: sa.Connection, query: sa.Select[*tuple[Any, ...]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     found = connection.execution_options(yield_per=_ROWS).execute(query)
     for rows in found.partitions(_ROWS):
@@ -78,6 +120,22 @@ def _read(connection: sa.Connection, query: sa.Select[*tuple[Any, ...]], schema:
             ],
             schema=schema,
         )
+
+
+def read_slots(connection: sa.Connection, workspace: str, booking: str) -> pa.Table:
+    """All slots of a clinic, those that are gone too, and how many are booked."""
+    fields = [
+        *(("slot", pa.string()), ("starts_at", pa.timestamp("us", "UTC")), ("minutes", pa.int32())),
+        *(("clinician", pa.string()), ("place", pa.string()), ("capacity", pa.int32()), ("booked", pa.int32())),
+        ("removed_at", pa.timestamp("us", "UTC")),
+    ]
+    schema = pa.schema(fields)
+    columns = (
+        sa.type_coerce(slots.c[name], sa.BigInteger).label(name) if name.endswith("_at") else slots.c[name]
+        for name in schema.names
+    )
+    mine = sa.and_(slots.c.workspace == workspace, slots.c.booking == booking)
+    return pa.Table.from_batches(_read(connection, sa.select(*columns).where(mine), schema), schema)
 
 
 def read_locked(connection: sa.Connection, batch: str) -> pa.Table:

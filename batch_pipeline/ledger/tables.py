@@ -367,6 +367,69 @@ alerts = sa.Table(
     comment="answers that can't wait, each until the practice is told of it",
 )
 
+slots = sa.Table(
+    "slots",
+    metadata,
+    sa.Column("id", RowId, primary_key=True, autoincrement=True),
+    # These three name it: batches that name the same slots share their places.
+    sa.Column("workspace", sa.Text, nullable=False),
+    sa.Column("booking", sa.Text, nullable=False, comment="names the file of slots"),
+    sa.Column("slot", sa.Text, nullable=False, comment="its id in the file"),
+    sa.Column("starts_at", Instant, nullable=False),
+    sa.Column("minutes", sa.Integer, nullable=False),
+    sa.Column("clinician", sa.Text),
+    sa.Column("place", sa.Text),
+    sa.Column("capacity", sa.Integer, nullable=False),
+    sa.Column(
+        "booked",
+        sa.Integer,
+        nullable=False,
+        server_default="0",
+        comment="open bookings; more than the capacity only where that was made smaller",
+    ),
+    sa.Column("added_at", Instant, nullable=False),
+    sa.Column("removed_at", Instant, comment="when the file had it no more: nobody else books it"),
+    sa.UniqueConstraint("workspace", "booking", "slot"),
+    sa.CheckConstraint("booked >= 0", name="booked"),
+)
+
+OPEN_BOOKING = "ended_at IS NULL"
+
+bookings = sa.Table(
+    "bookings",
+    metadata,
+    sa.Column("id", RowId, primary_key=True, autoincrement=True),
+    sa.Column("identifier", sa.Text, nullable=False, unique=True, comment="a random UUID, as calendars and FHIR want"),
+    # No key to the batch itself: who revokes its links has it, and waits for the links that are booked by.
+    sa.Column("batch", sa.Text, nullable=False),
+    sa.Column("patient", sa.Text, nullable=False, comment="keyed hash of the NHS number"),
+    sa.Column("line", sa.Integer, nullable=False),
+    sa.Column("slot", RowId, sa.ForeignKey("slots.id"), comment="null: the patient declined"),
+    sa.Column("made_at", Instant, nullable=False),
+    sa.Column("ended_at", Instant),
+    sa.Column("ended_because", sa.Text, comment="changed | cancelled | booked (after declining)"),
+    sa.ForeignKeyConstraint(["batch", "patient"], ["links.batch", "links.patient"]),
+    # Nobody has two, whoever asks for them at the same time.
+    sa.Index(
+        "uq_bookings_open",
+        "batch",
+        "patient",
+        unique=True,
+        sqlite_where=sa.text(OPEN_BOOKING),
+        postgresql_where=sa.text(OPEN_BOOKING),
+    ),
+    sa.Index(None, "batch", "patient"),
+    sa.Index(None, "slot"),
+    comment="what each patient chose of the slots; one that was changed or cancelled keeps its row",
+)
+
+booking_reports = sa.Table(
+    "booking_reports",
+    metadata,
+    sa.Column("batch", sa.Text, sa.ForeignKey("batches.batch"), primary_key=True),
+    sa.Column("changes", sa.Integer, nullable=False, comment="how many choices, and ends of choices, its report has"),
+)
+
 pds_answers = sa.Table(
     "pds_answers",
     metadata,

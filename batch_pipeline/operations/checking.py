@@ -7,7 +7,7 @@ from typing import Any
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House
 from batch_pipeline.ingest.reader import open_cohort
-from batch_pipeline.operations import attaching
+from batch_pipeline.operations import attaching, booking
 from batch_pipeline.operations.review import worded
 from batch_pipeline.operations.submission import asks_for_date_of_birth, cohort_of, questionnaire_of, read_into
 from batch_pipeline.planning.patients import PatientFiles, sort_lines
@@ -25,6 +25,7 @@ def check_file(house: House, file: Path, now: datetime) -> dict[str, Any]:
     workspace = house.workspace(batch.workspace)
     message = resolve_message(batch, house.home)
     questionnaire_of(batch, house)
+    slots = booking.slots_of(house, batch, workspace, now)
     house.snapshot(workspace, now)
     house.opt_outs(workspace, now)
     house.check_providers(workspace)
@@ -47,6 +48,7 @@ def check_file(house: House, file: Path, now: datetime) -> dict[str, Any]:
             "message": batch.message.type,
             "text": message.key[:20],
             **({} if attached is None else {"attachment": f"{attached.file.name} ({attached.file.label})"}),
+            **({} if slots is None else {"slots": f"{slots.name}: {len(slots.slots):,}, with {slots.places:,} places"}),
         },
     }
 

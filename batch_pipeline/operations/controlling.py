@@ -1,4 +1,4 @@
-"""What a person decides about sending: pausing, resuming, cancelling, links, what became of unconfirmed messages."""
+"""What a person decides: pausing, resuming, cancelling, links, slots, what became of unconfirmed messages."""
 
 from collections.abc import Collection, Generator
 from contextlib import closing, contextmanager
@@ -8,11 +8,14 @@ import sqlalchemy as sa
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House
-from batch_pipeline.ledger import controls, links, restored
+from batch_pipeline.ledger import bookings, controls, links, restored
 from batch_pipeline.ledger import unconfirmed as ledger_unconfirmed
+from batch_pipeline.ledger.bookings import Clinic
 from batch_pipeline.ledger.unconfirmed import Unconfirmed
-from batch_pipeline.operations import dispatching, restoring
+from batch_pipeline.operations import booking, dispatching, restoring
+from batch_pipeline.rules.slots import Changes
 from batch_pipeline.sending import recording
+from batch_pipeline.settings import Workspace, load_workspaces
 
 
 def pause(house: House, batch: str, by: str, because: str | None, now: datetime) -> controls.Paused:
@@ -55,6 +58,29 @@ def unlock(house: House, batch: str, line: int, by: str, now: datetime) -> bool:
     """Unlocks a patient's link; false when it isn't locked."""
     with _deciding(house, by) as connection:
         return links.unlock(connection, batch, line, by, now)
+
+
+def take_in_slots(
+    house: House, name: str, workspace_id: str | None, by: str, now: datetime
+) -> tuple[Workspace, Changes]:
+    """Takes a file of slots in that was changed, for all batches that name it; gives whose it is, and what changed."""
+    require_name(by)
+    workspace = _whose_slots(house, name, workspace_id)
+    found = booking.read(house, workspace, name, now)
+    with _deciding(house, by) as connection:
+        return workspace, booking.take_in(house, connection, Clinic(workspace.id, name), found, now, by)
+
+
+def _whose_slots(house: House, name: str, workspace_id: str | None) -> Workspace:
+    """Where several workspaces have slots of a name, one has to be said."""
+    if workspace_id is not None:
+        return house.workspace(workspace_id)
+    with house.ledger.read() as connection:
+        known = bookings.workspaces(connection, name)
+    every = known or [each.id for each in load_workspaces(house.home)]
+    if len(every) != 1:
+        raise Refused(f"--workspace ID: say whose slots they are; there are {', '.join(every) or 'no workspaces yet'}")
+    return house.workspace(every[0])
 
 
 def unconfirmed(house: House, batch: str) -> list[Unconfirmed]:

@@ -93,7 +93,8 @@ def write_outbox(
 
 
 def _kind_of(submitted: Submitted) -> link_rules.Kind:
-    return link_rules.kind_of(submitted.file.message.type)
+    message = submitted.file.message
+    return link_rules.kind_of(message.type, message.booking)
 
 
 def _births(con: duckdb.DuckDBPyConnection, patients: Path) -> Iterator[pa.RecordBatch]:

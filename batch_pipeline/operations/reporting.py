@@ -17,7 +17,8 @@ import sqlalchemy as sa
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House
-from batch_pipeline.ledger import batches, due, figures, snapshot
+from batch_pipeline.ledger import batches, bookings, due, figures, snapshot
+from batch_pipeline.operations import booking
 from batch_pipeline.operations.status import status
 from batch_pipeline.planning import tables as schemas
 from batch_pipeline.planning.details import duplicates_sql
@@ -42,6 +43,51 @@ def record_table(house: House, con: duckdb.DuckDBPyConnection, batch: str, path:
         _write_arrow(snapshot.read_entries(connection, batch), snapshot.ENTRIES, whole)
     write(con, f"SELECT {', '.join(schemas.RECORDS.columns)} FROM {scan(whole)}", path)
     return path
+
+
+def bookings_table(house: House, con: duckdb.DuckDBPyConnection, batch: str, path: Path) -> int:
+    """Writes what the batch's patients chose of the slots as Parquet, in the columns of ``schemas.BOOKINGS``.
+
+    Gives how many changes of theirs it has: ``bookings.mark_reported``.
+    """
+    whole = path.with_suffix(".whole")
+    with house.ledger.read() as connection:
+        seen = bookings.changes(connection, batch)
+        _write_arrow(snapshot.read_bookings(connection, batch), snapshot.BOOKINGS, whole)
+    write(con, f"SELECT {', '.join(schemas.BOOKINGS.columns)} FROM {scan(whole)}", path)
+    return seen
+
+
+def write_booking_reports(
+    house: House, con: duckdb.DuckDBPyConnection, batch: str, table: Path, patients: Path, seen: int, now: datetime
+) -> list[Path]:
+    """Writes ``bookings.csv`` and ``slots.csv`` of a batch that offers slots; gives their paths."""
+    submitted = house.submitted(batch)
+    clinic = booking.clinic_of(submitted)
+    if clinic is None:
+        return []
+    zone, decline_code = submitted.workspace.timezone, submitted.file.message.decline_snomed
+    with house.staging() as folder:
+        with house.ledger.read() as connection:
+            pq.write_table(snapshot.read_slots(connection, *clinic), folder / "slots")
+        rows = {"patients": scan(patients), "decline_code": decline_code, "zone": zone}
+        written = _write(
+            house.home.reports / batch,
+            con,
+            {
+                columns.BOOKINGS: lambda own: lists.bookings(own, scan(table), **rows),
+                columns.SLOTS: lambda own: lists.slots(own, scan(folder / "slots"), now=now.isoformat(), zone=zone),
+            },
+        )
+    with house.ledger.write() as connection:
+        bookings.mark_reported(connection, batch, seen)
+    return written
+
+
+def with_new_bookings(house: House) -> list[str]:
+    """Batches of which patients chose something since their bookings were reported."""
+    with house.ledger.read() as connection:
+        return bookings.unreported(connection)
 
 
 def _attempts(house: House, batch: str, path: Path, step: str | None = None) -> Path:

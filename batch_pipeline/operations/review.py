@@ -12,7 +12,7 @@ import duckdb
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House, Submitted, content_of
 from batch_pipeline.ledger import batches
-from batch_pipeline.operations import attaching
+from batch_pipeline.operations import attaching, booking
 from batch_pipeline.planning import plan as planning
 from batch_pipeline.planning.duck import scan
 from batch_pipeline.planning.message import Message
@@ -73,6 +73,7 @@ def draw_up_plan(
             prices=workspace.prices.as_prices(),
             problems=not_yet(file),
             attachment=attaching.shown(house, submitted),
+            booking=booking.shown(house, submitted),
         ),
         message=message_of(con, submitted, files.cohort),
         snapshot=snapshot,

@@ -9,10 +9,11 @@ import sqlalchemy as sa
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House, Submitted, owner
-from batch_pipeline.ledger import batches, figures, records
+from batch_pipeline.ledger import batches, booking_entries, figures, records
 from batch_pipeline.operations import restoring
 from batch_pipeline.progress import tell
 from batch_pipeline.records.answers import Observations, Responses, list_observations
+from batch_pipeline.records.bookings import Bookings
 from batch_pipeline.records.communication import Sender
 from batch_pipeline.records.saving import Messages, Run, Saved, Source
 
@@ -34,15 +35,26 @@ def save(house: House, batch: str, clock: Clock, *, steady: Callable[[], float] 
     if not submitted.file.save_to_record:
         return Saved()
     restoring.require_whole(house, clock())
-    ends = steady() + AT_MOST.total_seconds()
+    done = Saved()
+    try:
+        _save(house, submitted, clock, steady, done)
+    finally:
+        _mark_saved(house, batch, clock())
+        _mark_recorded(house, batch, clock())
+    if done.because is not None:
+        how = "stopped" if done.stopped else f"left {done.later:,} for another time"
+        raise Refused(f"{batch}: saving to the record {how}: {done.because}; save it again")
+    return done
+
+
+def _save(house: House, submitted: Submitted, clock: Clock, steady: Callable[[], float], done: Saved) -> None:
+    """One source after the other, until the writer can't go on."""
+    batch, ends = submitted.row.batch, steady() + AT_MOST.total_seconds()
     with house.ledger.read() as connection:
         before = records.saved(connection, batch)
         total = figures.progress(connection, batch).for_record
-    done = Saved()
     with house.record_writer(submitted.workspace) as writer:
         for source in _sources(house, submitted, clock):
-            if done.stopped:
-                break
             Run(
                 ledger=house.ledger,
                 batch=batch,
@@ -54,20 +66,19 @@ def save(house: House, batch: str, clock: Clock, *, steady: Callable[[], float] 
                 on_progress=lambda written: tell("entries of the record", before.written + written, total),
                 done=done,
             ).save()
-    _mark_saved(house, batch, clock())
-    _mark_recorded(house, batch, clock())
-    if done.because is not None:
-        how = "stopped" if done.stopped else f"left {done.later:,} for another time"
-        raise Refused(f"{batch}: saving to the record {how}: {done.because}; save it again")
-    return done
+            if done.stopped:
+                return
 
 
 def _sources(house: House, submitted: Submitted, clock: Clock) -> Iterator[Source]:
-    """What of a batch goes to the record: its messages; and answers that were sent, where its file says so."""
-    workspace = submitted.workspace
-    yield Messages(Sender(workspace.ods_code, workspace.name, submitted.snomed))
+    """What of a batch goes to the record: its messages, what patients booked; their answers, where its file says so."""
+    workspace, message = submitted.workspace, submitted.file.message
+    sender = Sender(workspace.ods_code, workspace.name, submitted.snomed)
+    yield Messages(sender)
+    if message.booking is not None:
+        yield Bookings(sender, message.decline_snomed)
     form = house.form(submitted)
-    if form is not None and submitted.file.message.saves_responses:
+    if form is not None and message.saves_responses:
         list_observations(house.ledger, submitted.row.batch, form, clock)
         yield Responses(form)
         yield Observations(form)
@@ -105,8 +116,10 @@ def with_entries_due(house: House, now: datetime) -> list[str]:
     wall = datetime.now(UTC)
     with house.ledger.read() as connection:
         known = records.to_be_saved(connection)
-        due = [each.batch for each in known if _is_due(connection, each.batch, now, wall)]
-        due += [batch for batch in records.with_answers(connection) if batch not in due]
+        booked = booking_entries.with_entries_due(connection, now)
+        due = [each.batch for each in known if each.batch in booked or _is_due(connection, each.batch, now, wall)]
+        replied = [*records.that_save(connection, booked), *records.with_answers(connection)]
+        due += [each for each in dict.fromkeys(replied) if each not in due]
     for each in known:
         if each.batch not in due and each.reported_at is not None:
             _mark_saved(house, each.batch, now)
@@ -135,13 +148,13 @@ def told(house: House, batch: str) -> list[str]:
         saved = records.saved(connection, batch)
         refused = records.refusals(connection, batch)
         waiting = records.to_come(connection, batch)
-        answers = records.answers_saved(connection, batch).written
+        replies = records.replies_saved(connection, batch).written
     by_code = defaultdict[str, list[str]](list)
     for each in refused:
         by_code[each.code].append(str(each.line))
     return [
         f"{batch}: {saved.written:,} entries in the record" + (f", {waiting:,} to come" if waiting else ""),
-        *([f"{batch}: {answers:,} entries of patients' answers in the record"] if answers else []),
+        *([f"{batch}: {replies:,} entries of what patients answered or booked in the record"] if replies else []),
         *(
             f"{batch}: {len(lines):,} not taken ({code}): line {', '.join(lines[:_NAMED])}"
             + (", …" if len(lines) > _NAMED else "")

@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +19,8 @@ from batch_pipeline.errors import Refused
 from batch_pipeline.house import ORIGIN, House, content_of
 from batch_pipeline.ingest.reader import CohortReader, CohortShape, open_cohort
 from batch_pipeline.ledger import batches
-from batch_pipeline.operations import attaching
+from batch_pipeline.ledger.bookings import Clinic
+from batch_pipeline.operations import attaching, booking
 from batch_pipeline.questionnaires.library import Definition, load_questionnaire
 from batch_pipeline.settings import BatchFile, load_batch_file
 from batch_pipeline.templates import Message, resolve_message
@@ -67,6 +68,7 @@ def take_in(house: House, batch: str, spec: str | None, folder: Path, now: datet
     attaching.link_in(file, workspace)
     attached = attaching.read(house, house.home.inbox / spec, file)
     questionnaire = questionnaire_of(file, house)
+    slots = booking.slots_of(house, file, workspace, now)
     # Looked at before it is copied: a file over the limit, or no text at all, is refused at once.
     open_cohort(source, label=source.name, max_bytes=house.settings.max_cohort_bytes)
     copied = folder / "raw"
@@ -85,6 +87,8 @@ def take_in(house: House, batch: str, spec: str | None, folder: Path, now: datet
         attached.keep(house)
     with house.ledger.write() as connection:
         batches.register(connection, submission, now)
+        if slots is not None:
+            booking.take_in(house, connection, Clinic(file.workspace, str(file.message.booking)), slots, now, "submit")
         _keep(copied, intake.kept)
         if questionnaire is not None:
             house.keep_questionnaire(questionnaire)
@@ -93,7 +97,7 @@ def take_in(house: House, batch: str, spec: str | None, folder: Path, now: datet
 
 def asks_for_date_of_birth(file: BatchFile) -> bool:
     """Whether the message carries a link, which opens by the date of birth (SPEC 2.2, 2.12)."""
-    return file.message.carries_link or file.message.booking is not None
+    return file.message.carries_link
 
 
 def questionnaire_of(file: BatchFile, house: House) -> Definition | None:
@@ -126,7 +130,7 @@ def _submission(
         batch=file.batch,
         workspace=file.workspace,
         message_type=file.message.type,
-        message_key=message.key if attached is None else f"{message.key}+{attached.file.sha256}",
+        message_key="+".join((message.key, *_comes_with(file, attached))),
         questionnaire=file.message.questionnaire,
         allow_repeat=file.allow_repeat,
         approval=file.approval,
@@ -141,6 +145,14 @@ def _submission(
         cohort_name=cohort_name,
         cohort_sha256=sha256,
     )
+
+
+def _comes_with(file: BatchFile, attached: attaching.Attached | None) -> Iterator[str]:
+    """What makes another message of the same words."""
+    if attached is not None:
+        yield attached.file.sha256
+    if file.message.booking is not None:
+        yield file.message.booking
 
 
 def _fingerprint(copied: Path) -> str:

@@ -85,6 +85,8 @@ class Sender:
     """What the batch file asks for and can't be done yet."""
     attachment: Mapping[str, Any] | None = None
     """The file that goes with it: what a person needs to look at that very file."""
+    booking: Mapping[str, Any] | None = None
+    """The slots that it offers: how many, with how many places, from when to when."""
 
 
 def draw_up(
@@ -127,6 +129,7 @@ def draw_up(
         "problems": problems,
         "needs_person": snapshot.state == "unknown",
         **({} if sender.attachment is None else {"attachment": dict(sender.attachment)}),
+        **({} if sender.booking is None else {"booking": dict(sender.booking)}),
         "digest": digest_of(files.channel_plan),
     }
 
@@ -293,6 +296,12 @@ def _warnings(
             f"the NHS App snapshot of {snapshot.as_of} is older than {policy.SNAPSHOT_UNKNOWN_AFTER.days} days and counts as unknown: "
             f"nobody goes by the App: {_by_sms(snapshot.lost, sender.prices)} more. "
             "Refresh the snapshot and submit again, or have a person approve this"
+        )
+    recipients = sum(counted["recipients"].values()) - counted["held_back"]
+    if sender.booking is not None and sender.booking["places"] < recipients:
+        warnings.append(
+            f"the slots {sender.booking['name']} have {sender.booking['places']:,} places, and {recipients:,} patients are "
+            "asked to book: add slots, or send in several batches"
         )
     if snapshot.switch.patients:
         warnings.append(

@@ -282,6 +282,25 @@ INBOX = pa.DataFrameSchema(
     description="Who has answered the batch's questionnaire, and whose answers can't wait; the answers: responses.csv.",
 )
 
+BOOKINGS = pa.DataFrameSchema(
+    {
+        "line": _column("INTEGER", "the line in the cohort", unique=True),
+        "answer": _column(
+            TEXT, "what the patient chose last", pa.Check.isin(["none", "booked", "cancelled", "declined"])
+        ),
+        "slot": _column(TEXT, "its id in the file of slots", nullable=True),
+        "starts_at": _column("TIMESTAMP WITH TIME ZONE", "when it begins", nullable=True),
+        "minutes": _column("INTEGER", "how long it takes", pa.Check.ge(1), nullable=True),
+        "clinician": _column(TEXT, "with whom", nullable=True),
+        "place": _column(TEXT, "where", nullable=True),
+        "made_at": _column("TIMESTAMP WITH TIME ZONE", "when it was chosen", nullable=True),
+        "ended_at": _column("TIMESTAMP WITH TIME ZONE", "when it was cancelled", nullable=True),
+    },
+    name="bookings",
+    strict=True,
+    description="What each patient of a self-book batch chose last: a slot, none, or nothing yet. Empty for other batches.",
+)
+
 DELIVERY_METRICS = pa.DataFrameSchema(
     {
         "batch": _column(TEXT, "the batch"),
@@ -321,6 +340,7 @@ SCHEMAS = {
         FALLBACKS,
         RECORDS,
         INBOX,
+        BOOKINGS,
         DELIVERY_METRICS,
     )
 }

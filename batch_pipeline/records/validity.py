@@ -28,6 +28,12 @@ STATUSES: Mapping[str, frozenset[str]] = MappingProxyType(
                 *("corrected", "cancelled", "entered-in-error", "unknown"),
             }
         ),
+        "Appointment": frozenset(
+            {
+                *("proposed", "pending", "booked", "arrived", "fulfilled"),
+                *("cancelled", "noshow", "entered-in-error", "checked-in", "waitlist"),
+            }
+        ),
     }
 )
 """By type of resource, of those that are written at all."""

@@ -170,8 +170,51 @@ RESPONSES = Report(
 )
 """Those of every questionnaire; a column for each of its questions follows."""
 
+_START = Column("starts_at", "Start", f"When it begins, {_TIME}")
+_MINUTES = Column("minutes", "Minutes", "How long it takes")
+_CLINICIAN = Column("clinician", "With", "As in the file of slots")
+_PLACE = Column("place", "Place", "As in the file of slots")
+
+BOOKINGS = Report(
+    "bookings.csv",
+    "What patients booked",
+    (
+        _LINE,
+        _NHS_NUMBER,
+        _NAME,
+        _DATE_OF_BIRTH,
+        Column("answer", "Answer", "Booked, Cancelled, Declined or Not answered: what the patient chose last"),
+        _START,
+        _MINUTES,
+        _CLINICIAN,
+        _PLACE,
+        Column("slot", "Slot", "Its id in the file of slots"),
+        Column("made_at", "Chosen", f"When the patient chose that, {_TIME}"),
+        Column("ended_at", "Cancelled", f"When the patient cancelled it, {_TIME}"),
+        Column("decline_code", "Decline code", "SNOMED CT, of those who declined, where the batch file has one"),
+        Column("code", "Code", "The answer as a code: booked, cancelled, declined or none"),
+    ),
+)
+
+SLOTS = Report(
+    "slots.csv",
+    "The slots that the batch offers, and what is left of them",
+    (
+        Column("slot", "Slot", "Its id in the file of slots"),
+        _START,
+        _MINUTES,
+        _CLINICIAN,
+        _PLACE,
+        Column("capacity", "Places", "How many patients it holds"),
+        Column("booked", "Booked", "By patients of all batches that offer it"),
+        Column("free", "Free", "Places that are left; of one that has begun, or is offered no more, none"),
+        Column("remark", "Remark", "Where the file had it no more, or fewer places, after it was booked"),
+    ),
+)
+
 REPORTS: Mapping[str, Report] = {
-    report.file: report for report in (NON_CONTACTABLE, REJECTED_ROWS, DUPLICATES, FOLLOW_UP, OUTCOMES, RESPONSES)
+    report.file: report
+    for report in (NON_CONTACTABLE, REJECTED_ROWS, DUPLICATES, FOLLOW_UP, OUTCOMES, RESPONSES, BOOKINGS, SLOTS)
 }
 
 

@@ -134,6 +134,39 @@ def follow_up(
     """)
 
 
+_ANSWERS = {"none": "Not answered", "booked": "Booked", "cancelled": "Cancelled", "declined": "Declined"}
+
+
+def bookings(
+    con: duckdb.DuckDBPyConnection, table: str, *, patients: str, decline_code: str | None, zone: str
+) -> duckdb.DuckDBPyRelation:
+    """From ``bookings``: what each patient who can book chose last. ``zone``: the workspace's, by its IANA name."""
+    code = "NULL::VARCHAR" if decline_code is None else f"CASE answer WHEN 'declined' THEN {_literal(decline_code)} END"
+    return con.sql(f"""
+        SELECT line, nhs_number, patient_name, date_of_birth, {_words("answer", _ANSWERS)} AS answer,
+            {_local("starts_at", zone)} AS starts_at, minutes, clinician, place, slot,
+            {_local("made_at", zone)} AS made_at, {_local("ended_at", zone)} AS ended_at,
+            {code} AS decline_code, answer AS code
+        FROM {table} LEFT JOIN (
+            SELECT line, nhs_number, {full_name_sql("p")} AS patient_name, date_of_birth FROM {patients} p
+        ) USING (line)
+        ORDER BY line
+    """)
+
+
+def slots(con: duckdb.DuckDBPyConnection, table: str, *, now: str, zone: str) -> duckdb.DuckDBPyRelation:
+    """From a clinic's slots: ``slot, starts_at, minutes, clinician, place, capacity, booked, removed_at``."""
+    return con.sql(f"""
+        SELECT slot, {_local("starts_at", zone)} AS starts_at, minutes, clinician, place, capacity, booked,
+            CASE WHEN removed_at IS NULL AND s.starts_at > {_literal(now)}::TIMESTAMPTZ
+                THEN greatest(0, capacity - booked) ELSE 0 END AS free,
+            CASE WHEN removed_at IS NOT NULL AND booked > 0 THEN 'taken out of the file; the patients are still booked'
+                WHEN removed_at IS NOT NULL THEN 'taken out of the file'
+                WHEN booked > capacity THEN 'more patients are booked than it holds by now' END AS remark
+        FROM {table} s ORDER BY s.starts_at, slot
+    """)
+
+
 _KNOWN = PatientFacts(
     channel="channel",
     primary="state",

@@ -117,11 +117,14 @@ QUESTIONNAIRE_LIVES: Mapping[str, Life] = MappingProxyType(
 """Those that have a life of their own: it leaves a patient some days to begin in."""
 
 
-def kind_of(message_type: str) -> Kind:
-    """What a link of a message opens: what the message is about goes before a file that comes with it."""
+def kind_of(message_type: str, booking: str | None) -> Kind:
+    """What a link of a message opens: what the message is about goes before a file that comes with it.
+
+    A self-book message without slots asks patients to book by telephone.
+    """
     if message_type == "questionnaire":
         return "questionnaire"
-    return "self_book" if message_type == "self_book" else "attachment"
+    return "self_book" if booking is not None else "attachment"
 
 
 def life_of(kind: Kind, questionnaire: str | None) -> Life:

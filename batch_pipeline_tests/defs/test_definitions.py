@@ -32,6 +32,7 @@ GRAPH: dict[str, tuple[str, set[str]]] = {
     "fallbacks": ("fallback", {"receipts"}),
     "records": ("records", {"receipts", "fallbacks"}),
     "inbox": ("reporting", {"dispatch", "patients"}),
+    "bookings": ("reporting", {"outbox", "patients"}),
     "delivery_metrics": ("reporting", {"receipts", "fallbacks"}),
 }
 REPORTS = {"non_contactable_report": {"non_contactable", "rejected_rows"}, "batch_report": {"delivery_metrics"}}
@@ -70,7 +71,8 @@ JOBS = {
     "fallback": {"fallbacks"},
     "records": {"records"},
     "inbox": {"inbox"},
-    "report": {"delivery_metrics", "batch_report"},
+    "bookings": {"bookings"},
+    "report": {"delivery_metrics", "bookings", "batch_report"},
     "app_accounts": {"nhs_app_accounts"},
 }
 SENSORS = {
@@ -80,6 +82,7 @@ SENSORS = {
     "fallback_sensor": "fallback",
     "records_sensor": "records",
     "answers_sensor": "inbox",
+    "bookings_sensor": "bookings",
     "report_sensor": "report",
 }
 

@@ -29,7 +29,7 @@ from batch_pipeline_tests.providers.nhs_notify_double import (
 )
 
 TOKEN = "a-bearer-token-of-nobody"
-TYPES = ("Communication", "QuestionnaireResponse", "Observation")
+TYPES = ("Communication", "QuestionnaireResponse", "Observation", "Appointment")
 CAPABILITIES = {
     "resourceType": "CapabilityStatement",
     "rest": [{"mode": "server", "resource": [{"type": kind, "conditionalCreate": True} for kind in TYPES]}],
@@ -83,11 +83,13 @@ class FhirDouble(NhsNotifyDouble):
     def give_capabilities(self, headers: Message) -> Reply:
         return self.capabilities if self._knows(headers) else outcome(401, "login")
 
-    def create(self, headers: Message, body: bytes) -> Reply:
+    def create(self, headers: Message, body: bytes, kind: str) -> Reply:
         if not self._knows(headers):
             return outcome(401, "login")
         resource = json.loads(body, object_pairs_hook=self._without_repeats)
         (identifier,) = our_identifiers(resource)
+        if resource["resourceType"] != kind:
+            self.failures.append("an entry is created where another type's are")
         self._look_at(headers, resource, identifier)
         if (refusal := self.refuses.get(identifier)) is not None:
             return refusal
@@ -95,9 +97,7 @@ class FhirDouble(NhsNotifyDouble):
             if self.times_created()[identifier]:
                 return Reply(200, b"")
             self.created.append(resource)
-            return Reply(
-                201, b"", {"Location": f"{self.base_url}/{resource['resourceType']}/{len(self.created)}/_history/1"}
-            )
+            return Reply(201, b"", {"Location": f"{self.base_url}/{kind}/{len(self.created)}/_history/1"})
 
     @contextmanager
     def _alone(self, identifier: str) -> Iterator[None]:
@@ -136,8 +136,8 @@ class _FhirHandler(_Handler):
     def do_POST(self) -> None:
         double = self.notify
         assert isinstance(double, FhirDouble)
-        if self.path.removeprefix("/fhir/R4/") in TYPES:
-            self._carry_out("batches", lambda body: double.create(self.headers, body))
+        if (kind := self.path.removeprefix("/fhir/R4/")) in TYPES:
+            self._carry_out("batches", lambda body: double.create(self.headers, body, kind))
         elif self.path == "/oauth2/token":
             super().do_POST()
         else:

@@ -103,7 +103,7 @@ def test_messages_are_counted_apart_from_answers(world: World) -> None:
     assert world.save().written == 5
     with world.ledger.read() as connection:
         assert records.saved(connection, BATCH) == (5, 0, 0)
-        assert records.answers_saved(connection, BATCH) == (3 + 2 * FOUR_DAYS + ONE_DAY, 0, 0)
+        assert records.replies_saved(connection, BATCH) == (3 + 2 * FOUR_DAYS + ONE_DAY, 0, 0)
 
 
 class Dies(Exception):
@@ -154,7 +154,7 @@ def test_answers_that_were_purged_are_refused(world: World) -> None:
         connection.execute(sa.update(responses).where(responses.c.line == 3).values(answers=None))
     save(world)
     with world.ledger.read() as connection:
-        assert records.answers_saved(connection, BATCH) == (1 + ONE_DAY, 2 + 2 * FOUR_DAYS, 0)
+        assert records.replies_saved(connection, BATCH) == (1 + ONE_DAY, 2 + 2 * FOUR_DAYS, 0)
         assert {each.code for each in records.refusals(connection, BATCH)} == {"its details were purged"}
 
 

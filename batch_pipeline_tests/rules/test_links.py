@@ -97,9 +97,14 @@ def test_a_queued_text_is_as_long_as_the_one_that_goes() -> None:
 def test_how_long_a_link_lives(
     message_type: str, questionnaire: str | None, first_answer: timedelta | None, ends: timedelta
 ) -> None:
-    life = links.life_of(links.kind_of(message_type), questionnaire)
+    booking = "clinic" if message_type == "self_book" else None
+    life = links.life_of(links.kind_of(message_type, booking), questionnaire)
     answered = None if first_answer is None else SENT + first_answer
     assert links.ends_at(life, SENT, answered) == SENT + ends
+
+
+def test_a_self_book_message_without_slots_has_a_link_to_its_attachment_alone() -> None:
+    assert links.kind_of("self_book", None) == "attachment"
 
 
 @pytest.mark.parametrize(

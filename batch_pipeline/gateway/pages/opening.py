@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime
 from typing import TypeVar
 
+import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from batch_pipeline.errors import Refused
@@ -43,6 +44,14 @@ class Opening:
         """The link of a token's hash. ``Busy`` while the ledger may have forgotten that it was revoked."""
         return await self._ask(self._readers, lambda: self._find(token_hash))
 
+    async def read(self, question: Callable[[sa.Connection], Found]) -> Found:
+        """What a question about one state of the ledger is answered."""
+        return await self._ask(self._readers, lambda: self._read(question))
+
+    async def write(self, question: Callable[[sa.Connection], Found]) -> Found:
+        """The same of one that changes something: on disk when this returns. One that took too long may count all the same."""
+        return await self._ask(self._writers, lambda: self._write(question))
+
     async def try_date(self, token_hash: str, born: date, address: str, now: datetime) -> Tried:
         """Tries a date of birth from a network address. One that took too long may count all the same."""
         return await self._ask(self._writers, lambda: self._try(token_hash, born, address, now))
@@ -63,6 +72,14 @@ class Opening:
             return await asyncio.wait_for(asked, self._seconds)
         except (TimeoutError, OperationalError, Refused) as error:
             raise Busy(type(error).__name__) from None
+
+    def _read(self, question: Callable[[sa.Connection], Found]) -> Found:
+        with self._ledger.read() as connection:
+            return question(connection)
+
+    def _write(self, question: Callable[[sa.Connection], Found]) -> Found:
+        with self._ledger.write() as connection:
+            return question(connection)
 
     def _find(self, token_hash: str) -> Link | None:
         with self._ledger.read() as connection:

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 from jinja2 import Environment, PackageLoader
 
 CSS = Path(__file__).parent / "assets" / "nhsuk-frontend.min.css"
+_NAMED_TIMES = {(0, 0): "midnight", (12, 0): "midday"}
 _FONT_FACE = re.compile(r"@font-face\s*\{[^}]*\}")
 
 
@@ -58,6 +59,21 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def weekday_in_words(instant: datetime, zone: ZoneInfo) -> str:
+    """``Tuesday 1 December 2026``, where the organisation is."""
+    return f"{instant.astimezone(zone):%A} {day_in_words(instant, zone)}"
+
+
+def time_in_words(instant: datetime, zone: ZoneInfo) -> str:
+    """``9:30am``, ``2pm``, ``midday``, where the organisation is; in the hour that comes twice, which of the two."""
+    there = instant.astimezone(zone)
+    if (there.hour, there.minute) in _NAMED_TIMES:
+        return _NAMED_TIMES[there.hour, there.minute]
+    minutes = f":{there.minute:02d}" if there.minute else ""
+    twice = there.replace(fold=0).utcoffset() != there.replace(fold=1).utcoffset()
+    return f"{there.hour % 12 or 12}{minutes}{'am' if there.hour < 12 else 'pm'}{f' ({there:%Z})' if twice else ''}"
 
 
 def day_in_words(instant: datetime, zone: ZoneInfo) -> str:

@@ -1,0 +1,345 @@
+"""Slots that patients book by themselves: taken in from a file, booked, changed, cancelled, declined (SPEC 2.12).
+
+A slot is known by workspace, booking and its id in the file, so that all batches which name it share its places. How many
+of them are booked stands beside it: a place is had by adding one to that where there is one left, in the transaction that
+writes the booking. So no slot gets more than it holds, whoever asks at the same time.
+
+Each of a patient's requests has that patient's link to itself; then slots are locked, in the order of their numbers.
+Nothing of the batch is: whoever revokes its links has it, and waits for the link.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+
+import sqlalchemy as sa
+
+from batch_pipeline.errors import Refused
+from batch_pipeline.ledger import audit, links
+from batch_pipeline.ledger.dialects import insert, queue_for
+from batch_pipeline.ledger.tables import attempts, booking_reports, bookings, slots
+from batch_pipeline.ledger.tables import links as links_table
+from batch_pipeline.rules import slots as rules
+from batch_pipeline.rules.slots import Changes, Known, Slot
+
+Result = Literal["done", "taken", "otherwise", "too_often", "gone"]
+"""What a patient's request came to. ``taken``: somebody was quicker, or the slot has begun or is offered no more.
+``otherwise``: the patient has chosen something else meanwhile, in another window; nothing was changed."""
+
+PATIENT = "patient"
+"""Who did it, in the audit; which one, the line says."""
+
+
+class Clinic(NamedTuple):
+    """Whose slots: a file's, of a workspace."""
+
+    workspace: str
+    booking: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A slot as patients see it."""
+
+    number: int
+    slot: Slot
+    booked: int
+    removed_at: datetime | None
+
+    @property
+    def free(self) -> int:
+        """How many may still book it, if it is to come."""
+        return 0 if self.removed_at is not None else max(0, self.slot.capacity - self.booked)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a patient chose last."""
+
+    identifier: str
+    place: Place | None
+    """``None``: the patient declined."""
+    made_at: datetime
+    ended_at: datetime | None
+    calendar_id: str
+    """The identifier of the patient's first booking: a calendar takes the later ones for changes of it."""
+    number: int
+    """How many choices it makes, from 1 on."""
+
+    @property
+    def is_booked(self) -> bool:
+        """Whether there is an appointment."""
+        return self.place is not None and self.ended_at is None
+
+    @property
+    def is_declined(self) -> bool:
+        """Whether the patient wants none."""
+        return self.place is None and self.ended_at is None
+
+
+class _Whose(NamedTuple):
+    batch: str
+    patient: str
+    line: int
+
+
+# Slots ---------------------------------------------------------------------------------------------------------------
+
+_SLOT = (
+    *(slots.c.id, slots.c.slot, slots.c.starts_at, slots.c.minutes, slots.c.clinician, slots.c.place),
+    *(slots.c.capacity, slots.c.booked, slots.c.removed_at),
+)
+
+
+def _place(row: sa.Row[*tuple[Any, ...]]) -> Place:
+    number, id_, starts_at, minutes, clinician, place, capacity, booked, removed_at = row[:9]
+    return Place(number, Slot(id_, starts_at, minutes, clinician, place, capacity), booked, removed_at)
+
+
+def _of(clinic: Clinic) -> sa.ColumnElement[bool]:
+    return sa.and_(slots.c.workspace == clinic.workspace, slots.c.booking == clinic.booking)
+
+
+def places(connection: sa.Connection, clinic: Clinic) -> list[Place]:
+    """All slots of a clinic, those that are gone too, in the order of their times."""
+    query = sa.select(*_SLOT).where(_of(clinic)).order_by(slots.c.starts_at, slots.c.id)
+    return [_place(row) for row in connection.execute(query)]
+
+
+def free(connection: sa.Connection, clinic: Clinic, now: datetime) -> list[Place]:
+    """Those that can be booked at ``now``, in the order of their times."""
+    query = sa.select(*_SLOT).where(_of(clinic), _is_free(now)).order_by(slots.c.starts_at, slots.c.id)
+    return [_place(row) for row in connection.execute(query)]
+
+
+def place(connection: sa.Connection, clinic: Clinic, number: int) -> Place | None:
+    """A clinic's slot by its number here, free or not."""
+    row = connection.execute(sa.select(*_SLOT).where(_of(clinic), slots.c.id == number)).one_or_none()
+    return None if row is None else _place(row)
+
+
+def workspaces(connection: sa.Connection, booking: str) -> list[str]:
+    """Those that have slots of this name."""
+    return list(connection.scalars(sa.select(slots.c.workspace).where(slots.c.booking == booking).distinct()))
+
+
+def _is_free(now: datetime) -> sa.ColumnElement[bool]:
+    return sa.and_(slots.c.removed_at.is_(None), slots.c.starts_at > now, slots.c.booked < slots.c.capacity)
+
+
+def known(connection: sa.Connection, clinic: Clinic) -> dict[str, Known]:
+    """The slots of a clinic by their ids, as a new file is held against them."""
+    ever_booked = sa.exists().where(bookings.c.slot == slots.c.id)
+    query = sa.select(*_SLOT, ever_booked).where(_of(clinic))
+    found = [(_place(row), row[9]) for row in connection.execute(query)]
+    return {
+        place.slot.id: Known(place.slot, place.booked, ever_booked=bool(ever), removed=place.removed_at is not None)
+        for place, ever in found
+    }
+
+
+def take_in(
+    connection: sa.Connection, clinic: Clinic, found: Mapping[str, Slot], file: str, sha256: str, now: datetime, by: str
+) -> Changes:
+    """Makes a clinic's slots those of a file; gives what became otherwise. The same again is no change.
+
+    One that is left out, or has fewer places than were booked, keeps its bookings, and nobody else books it. ``Refused``
+    for what patients were told and the file would make untrue.
+    """
+    queue_for(connection, f"slots:{clinic.workspace}:{clinic.booking}", shared=False)
+    locked = sa.select(slots.c.id).where(_of(clinic)).order_by(slots.c.id).with_for_update()
+    connection.execute(locked).all()
+    before = known(connection, clinic)
+    for slot, why in rules.faults(found.values(), before, now):
+        raise Refused(f"{file}, line {slot.line}: {why}")
+    changed = rules.changes(found, before)
+    for slot in changed.new:
+        connection.execute(sa.insert(slots).values(**clinic._asdict(), slot=slot.id, **_written(slot), added_at=now))
+    for slot in changed.altered:
+        this = sa.and_(_of(clinic), slots.c.slot == slot.id)
+        connection.execute(sa.update(slots).where(this).values(**_written(slot), removed_at=None))
+    for id_ in changed.removed:
+        connection.execute(sa.update(slots).where(_of(clinic), slots.c.slot == id_).values(removed_at=now))
+    if changed.new or changed.altered or changed.removed:
+        counted = {"new": len(changed.new), "altered": len(changed.altered), "removed": len(changed.removed)}
+        audit.record(connection, now, by, "slots", None, {**clinic._asdict(), "sha256": sha256, **counted})
+    return changed
+
+
+def _written(slot: Slot) -> dict[str, object]:
+    return {name: getattr(slot, name) for name in ("starts_at", "minutes", "clinician", "place", "capacity")}
+
+
+# What a patient chooses ----------------------------------------------------------------------------------------------
+
+
+def choice(connection: sa.Connection, token_hash: str) -> Choice | None:
+    """What the patient of a link chose last; ``None`` before the first time."""
+    whose = _whose(connection, token_hash)
+    return None if whose is None else _choice(connection, whose)
+
+
+def book(
+    connection: sa.Connection,
+    token_hash: str,
+    clinic: Clinic,
+    number: int,
+    replacing: str | None,
+    now: datetime,
+    new_id: Callable[[], str],
+) -> Result:
+    """Books a slot for the patient of a link. The same again is done already.
+
+    ``replacing``: the identifier of the booking that the patient knows to have, and changes; the new place is had before
+    the old one is given back, in one transaction.
+    """
+    found = _alone(connection, token_hash, now)
+    if found is None:
+        return "gone"
+    whose, last = found
+    if (settled := _settled(last, number, replacing, now)) is not None:
+        return settled
+    if not _take(connection, clinic, number, last, now):
+        return "taken"
+    if last is not None and last.ended_at is None:
+        _end(connection, last, "changed" if last.place is not None else "booked", now)
+    _begin(connection, whose, number, now, new_id)
+    said = {"line": whose.line, "slot": number}
+    audit.record(connection, now, PATIENT, "book" if replacing is None else "change_booking", whose.batch, said)
+    return "done"
+
+
+def _settled(last: Choice | None, number: int, replacing: str | None, now: datetime) -> Result | None:
+    """What a wish to book comes to by what the patient has chosen before; ``None``: the slot decides."""
+    booked = last.place if last is not None and last.is_booked else None
+    if booked is not None and booked.number == number:
+        return "done"
+    if replacing != (last.identifier if last is not None and booked is not None else None):
+        return "otherwise"
+    if booked is not None and booked.slot.starts_at <= now:
+        return "otherwise"
+    return "too_often" if last is not None and last.number >= rules.MOST_CHOICES else None
+
+
+def cancel(connection: sa.Connection, token_hash: str, identifier: str, now: datetime) -> Result:
+    """Cancels a booking of the link's patient, until it begins. The same again is done already."""
+    found = _alone(connection, token_hash, now)
+    if found is None:
+        return "gone"
+    whose, last = found
+    if last is None or last.place is None or last.identifier != identifier:
+        return "otherwise"
+    if last.ended_at is not None:
+        return "done"
+    if last.place.slot.starts_at <= now:
+        return "otherwise"
+    _end(connection, last, "cancelled", now)
+    audit.record(connection, now, PATIENT, "cancel_booking", whose.batch, {"line": whose.line})
+    return "done"
+
+
+def decline(connection: sa.Connection, token_hash: str, now: datetime, new_id: Callable[[], str]) -> Result:
+    """Notes that the link's patient wants no appointment. Who has one cancels it first."""
+    found = _alone(connection, token_hash, now)
+    if found is None:
+        return "gone"
+    whose, last = found
+    if last is not None and last.ended_at is None:
+        return "done" if last.is_declined else "otherwise"
+    if last is not None and last.number >= rules.MOST_CHOICES:
+        return "too_often"
+    _begin(connection, whose, None, now, new_id)
+    audit.record(connection, now, PATIENT, "decline_booking", whose.batch, {"line": whose.line})
+    return "done"
+
+
+def _alone(connection: sa.Connection, token_hash: str, now: datetime) -> tuple[_Whose, Choice | None] | None:
+    """Who the link's patient is, and what they chose last, with the link locked; ``None`` where it opens no more."""
+    link = links.find(connection, token_hash, lock=True)
+    if link is None or link.standing(now) != "open" or (whose := _whose(connection, token_hash)) is None:
+        return None
+    return whose, _choice(connection, whose)
+
+
+def _whose(connection: sa.Connection, token_hash: str) -> _Whose | None:
+    mine = sa.and_(attempts.c.batch == links_table.c.batch, attempts.c.patient == links_table.c.patient)
+    query = (
+        sa.select(links_table.c.batch, links_table.c.patient, attempts.c.line)
+        .join(attempts, mine)
+        .where(links_table.c.token_hash == token_hash, attempts.c.step == "primary")
+    )
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _Whose(*row)
+
+
+def _choice(connection: sa.Connection, whose: _Whose) -> Choice | None:
+    query = (
+        sa.select(*_SLOT, bookings.c.identifier, bookings.c.made_at, bookings.c.ended_at)
+        .select_from(bookings)
+        .outerjoin(slots, slots.c.id == bookings.c.slot)
+        .where(bookings.c.batch == whose.batch, bookings.c.patient == whose.patient)
+        .order_by(bookings.c.id)
+    )
+    rows = connection.execute(query).all()
+    if not rows:
+        return None
+    last = rows[-1]
+    first = next((row for row in rows if row.id is not None), last)
+    place = None if last.id is None else _place(last)
+    return Choice(last.identifier, place, last.made_at, last.ended_at, first.identifier, len(rows))
+
+
+def _take(connection: sa.Connection, clinic: Clinic, number: int, last: Choice | None, now: datetime) -> bool:
+    """Takes a place, if there is one; the one that will be given back is locked with it, the smaller number first."""
+    if last is not None and last.place is not None and last.ended_at is None:
+        both = sa.select(slots.c.id).where(slots.c.id.in_((number, last.place.number))).order_by(slots.c.id)
+        connection.execute(both.with_for_update()).all()
+    one_left = sa.and_(slots.c.id == number, _of(clinic), _is_free(now))
+    return connection.execute(sa.update(slots).where(one_left).values(booked=slots.c.booked + 1)).rowcount == 1
+
+
+def _end(connection: sa.Connection, last: Choice, because: str, now: datetime) -> None:
+    """Ends what was chosen last, and gives its place back."""
+    this = bookings.c.identifier == last.identifier
+    connection.execute(sa.update(bookings).where(this).values(ended_at=now, ended_because=because))
+    if last.place is not None:
+        that = slots.c.id == last.place.number
+        connection.execute(sa.update(slots).where(that).values(booked=slots.c.booked - 1))
+
+
+def _begin(
+    connection: sa.Connection, whose: _Whose, number: int | None, now: datetime, new_id: Callable[[], str]
+) -> None:
+    row = {**whose._asdict(), "identifier": new_id(), "slot": number, "made_at": now}
+    connection.execute(sa.insert(bookings).values(row))
+
+
+# What is reported ----------------------------------------------------------------------------------------------------
+
+_CHANGES = sa.func.count() + sa.func.count(bookings.c.ended_at)
+"""Only grows, whatever patients do."""
+
+
+def changes(connection: sa.Connection, batch: str) -> int:
+    """How often patients of a batch have chosen, or ended what they chose."""
+    return connection.scalar(sa.select(_CHANGES).where(bookings.c.batch == batch)) or 0
+
+
+def unreported(connection: sa.Connection) -> list[str]:
+    """Batches of which patients have chosen something since their bookings were reported."""
+    query = (
+        sa.select(bookings.c.batch)
+        .outerjoin(booking_reports, booking_reports.c.batch == bookings.c.batch)
+        .group_by(bookings.c.batch, booking_reports.c.changes)
+        .having(sa.func.coalesce(booking_reports.c.changes, 0) < _CHANGES)
+        .order_by(bookings.c.batch)
+    )
+    return list(connection.scalars(query))
+
+
+def mark_reported(connection: sa.Connection, batch: str, seen: int) -> None:
+    """Notes how many ``changes`` of a batch its report has; of two reports at once the one that has more."""
+    row = insert(connection, booking_reports).values(batch=batch, changes=seen)
+    more = booking_reports.c.changes < seen
+    connection.execute(row.on_conflict_do_update(index_elements=["batch"], set_={"changes": seen}, where=more))

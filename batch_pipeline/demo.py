@@ -1,27 +1,31 @@
-"""The demonstration: two sample cohorts go all the way with the simulator, at made-up times in October 2026."""
+"""The demonstration: three sample cohorts go all the way with the simulator, at made-up times in October 2026."""
 
 import shutil
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from rich.console import Console
 
-from batch_pipeline import view
+from batch_pipeline import demo_patients, view
+from batch_pipeline.demo_patients import Patients, Visit
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House
-from batch_pipeline.operations import dispatching, review, submission
+from batch_pipeline.operations import answering, booking, dispatching, review, saving, submission
 from batch_pipeline.operations.reporting import reports_of
 from batch_pipeline.operations.status import status
 from batch_pipeline.runner import Runner
 
 SAMPLES = Path(__file__).parent.parent / "examples"
 _LONDON = ZoneInfo("Europe/London")
-_BATCHES = (
-    ("flu-2026-10", datetime(2026, 10, 1, 9, tzinfo=_LONDON)),
-    ("bp-2026-10", datetime(2026, 10, 7, 9, tzinfo=_LONDON)),
+_BATCHES: Sequence[tuple[str, datetime, Callable[[datetime], Sequence[Visit]] | None]] = (
+    ("flu-2026-10", datetime(2026, 10, 1, 9, tzinfo=_LONDON), None),
+    ("bp-2026-10", datetime(2026, 10, 7, 9, tzinfo=_LONDON), demo_patients.blood_pressure),
+    ("asthma-2026-10", datetime(2026, 10, 8, 9, tzinfo=_LONDON), demo_patients.booking),
 )
-"""The second a week later, so that it knows which numbers the first one's texts failed at."""
+"""Each with what its patients do, where it has links. A week after the first, so that it is known at which numbers its
+texts failed."""
 
 
 def run_demo(house: House) -> None:
@@ -29,11 +33,11 @@ def run_demo(house: House) -> None:
     console = Console(soft_wrap=True)
     _furnish(house)
     runner = Runner(house.home)
-    for batch, at in _BATCHES:
+    for batch, at, visits in _BATCHES:
         console.rule(f"{batch}, {at:%A %d %B %Y %H:%M}")
-        _one(console, house, runner, batch, at)
+        _one(console, house, runner, batch, at, visits(at) if visits is not None else ())
     console.rule("what to look at now")
-    for batch, _ in _BATCHES:
+    for batch, _, _ in _BATCHES:
         for path in reports_of(house, batch):
             console.print(f"  {path}", soft_wrap=True)
     console.print(f"The same in Dagster's UI: make ui. Everything of this demo is in {house.home.root}", soft_wrap=True)
@@ -51,43 +55,81 @@ def _furnish(house: House) -> None:
         raise Refused(f"{workspace} is your own: run the demo in another home, with --home")
     for path in SAMPLES.glob("riverside*"):
         shutil.copyfile(path, house.home.workspaces / path.name)
+    house.home.slots.mkdir(exist_ok=True, mode=0o700)
+    shutil.copyfile(SAMPLES / "asthma-clinic.csv", house.home.slots / "asthma-clinic.csv")
 
 
 def _blank() -> str:
     return (Path(__file__).parent / "new_home" / "riverside.yaml").read_text("utf-8")
 
 
-def _one(console: Console, house: House, runner: Runner, batch: str, at: datetime) -> None:
+def _one(console: Console, house: House, runner: Runner, batch: str, at: datetime, visits: Sequence[Visit]) -> None:
     def say(command: str) -> None:
         console.print(f"\n$ batch-pipeline {command}", style="bold cyan", soft_wrap=True)
 
-    def when(moment: datetime) -> str:
-        return f"--at {moment.isoformat(timespec='minutes')}"
-
-    say(f"submit examples/{batch}.yaml {when(at)}")
+    say(f"submit examples/{batch}.yaml {_when(at)}")
     name = submission.into_inbox(house, SAMPLES / f"{batch}.yaml")
     with view.watched(f"planning {batch}"):
         runner.run("plan", batch, at, {"cohort": {"config": {"spec": name}}})
     plan, figures = review.shown(house, batch, at)
     console.print(view.plan(batch, plan, figures, house.home.reports / batch))
 
-    say(f"approve {batch} --by 'Dr Example' --plan {plan[:12]} {when(at)}")
+    say(f"approve {batch} --by 'Dr Example' --plan {plan[:12]} {_when(at)}")
     review.approve(house, batch, "Dr Example", plan, at)
-    say(f"dispatch {batch} {when(at)}")
+    say(f"dispatch {batch} {_when(at)}")
     with view.watched(f"sending {batch}"):
         runner.run("dispatch", batch, at)
     console.print(view.one_line(status(house, batch)))
 
-    window = timedelta(hours=figures["fallback_after_hours"])
-    for moment in (at + timedelta(minutes=30), at + window, at + window + timedelta(hours=12), at + timedelta(days=5)):
-        say(f"sweep {when(moment)}")
+    def sweep(moment: datetime) -> None:
+        say(f"sweep {_when(moment)}")
         for due in dispatching.with_news(house, moment):
             runner.run("receipts", due, moment)
         for due in dispatching.with_fallbacks_due(house, moment):
             runner.run("fallback", due, moment)
         console.print(view.one_line(status(house, batch)))
 
+    window = timedelta(hours=figures["fallback_after_hours"])
+    sweeps = (at + timedelta(minutes=30), at + window, at + window + timedelta(hours=12), at + timedelta(days=5))
+    patients = Patients(house, batch) if visits else None
+    here = [] if patients is None or patients.have_been_here else visits
+    for moment, visit in sorted([*((each, None) for each in sweeps), *((each.at, each) for each in here)], key=_moment):
+        if visit is None:
+            sweep(moment)
+        elif patients is not None:
+            console.print(f"{moment:%d %B %H:%M}: {patients.come(visit)}")
+
+    end = at + timedelta(days=10)
+    if visits:
+        _show_replies(console, house, runner, batch, end, say)
+    say(f"save {batch} {_when(end)}")
+    with view.watched(f"saving {batch}"):
+        runner.run("records", batch, end)
+    for sentence in saving.told(house, batch):
+        console.print(sentence, soft_wrap=True)
     say(f"report {batch}")
-    runner.run("report", batch, at + timedelta(days=5))
+    runner.run("report", batch, end)
     say(f"status {batch}")
     console.print(view.status(status(house, batch)))
+
+
+def _moment(event: tuple[datetime, Visit | None]) -> datetime:
+    return event[0]
+
+
+def _when(moment: datetime) -> str:
+    return f"--at {moment.isoformat(timespec='minutes')}"
+
+
+def _show_replies(
+    console: Console, house: House, runner: Runner, batch: str, at: datetime, say: Callable[[str], None]
+) -> None:
+    """What patients answered, or booked."""
+    if house.submitted(batch).file.message.booking is None:
+        say(f"inbox {batch} {_when(at)}")
+        runner.run("inbox", batch, at)
+        console.print(view.inbox(answering.inbox(house, batch), house.home.reports / batch))
+    else:
+        say(f"bookings {batch} {_when(at)}")
+        runner.run("bookings", batch, at)
+        console.print(view.bookings([booking.answered(house, batch, at)], each_line=False))

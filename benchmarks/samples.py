@@ -1,6 +1,6 @@
-"""The samples in ``examples/``: two cohorts, their batch files, a workspace and its lists, all about the same made-up people.
+"""The samples in ``examples/``: three cohorts, their batch files, an attachment, slots, a workspace and its lists, all about the same made-up people.
 
-``python -m benchmarks.cohorts --examples`` makes them again, byte for byte. The lists are arranged so that the two batches,
+``python -m benchmarks.cohorts --examples`` makes them again, byte for byte. The lists are arranged so that the first two batches,
 one after the other, show everything there is to see: which patients get which outcome says ``OUTCOMES``.
 """
 
@@ -16,6 +16,7 @@ from benchmarks.people import Indexes
 ROWS = 1_000
 FLU_PEOPLE = range(ROWS)
 BP_PEOPLE = range(200, 200 + ROWS)
+ASTHMA_PEOPLE = range(600, 660)
 EVERYBODY = range(BP_PEOPLE.stop)
 ACCOUNTS_AS_OF = "2026-10-01"
 
@@ -62,11 +63,35 @@ def write_all(folder: Path) -> None:
         cohorts.write(out, ROWS, style="emis", first_person=FLU_PEOPLE.start)
     with (folder / "bp-2026-10.csv").open("wb") as out:
         cohorts.write(out, ROWS, style="systmone", first_person=BP_PEOPLE.start)
+    with (folder / "asthma-2026-10.csv").open("wb") as out:
+        cohorts.write(out, len(ASTHMA_PEOPLE), style="systmone", first_person=ASTHMA_PEOPLE.start)
+    (folder / "bp-2026-10.pdf").write_bytes(_leaflet())
     _write_list(folder / "riverside-nhs-app-accounts.csv", "nhs_number,notifications_enabled", _accounts())
     _write_list(folder / "riverside-opt-outs.csv", "nhs_number,opted_out_on,channel", _opt_outs())
     _write_list(folder / "riverside-outcomes.csv", "nhs_number,channel,outcome,after_minutes", _outcomes())
     for name, text in _TEXTS.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
+
+
+def _leaflet() -> bytes:
+    """A PDF of one page, each line of it set by hand."""
+    lines = ("Measuring your blood pressure at home", "", *_ADVICE)
+    shown = " ".join(f"({line}) Tj T*" for line in lines)
+    page = f"BT /F1 14 Tf 20 TL 60 760 Td {shown} ET"
+    objects = (
+        "<< /Type /Catalog /Pages 2 0 R /Lang (en-GB) >>",
+        "<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Resources << /Font << /F1 5 0 R >> >> /Contents 4 0 R >>",
+        f"<< /Length {len(page)} >>\nstream\n{page}\nendstream",
+        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+    )
+    text, places = "%PDF-1.4\n", list[int]()
+    for number, content in enumerate(objects, 1):
+        places.append(len(text))
+        text += f"{number} 0 obj\n{content}\nendobj\n"
+    table = "".join(f"{place:010} 00000 n \n" for place in places)
+    end = f"trailer\n<< /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{len(text)}\n%%EOF\n"
+    return f"{text}xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}{end}".encode("ascii")
 
 
 def _write_list(path: Path, headings: str, rows: Iterator[str]) -> None:
@@ -139,6 +164,13 @@ def _path(*, has_email: bool, has_app: bool, reachable: bool) -> str | None:
     return "sms" if reachable else None
 
 
+_ADVICE = (
+    "Sit down and rest for five minutes first. Keep your back straight and your feet on the floor.",
+    "Put the cuff on your bare upper arm, and rest the arm on a table.",
+    "Take two readings, at least a minute apart, every morning and every evening.",
+    "Do not talk while the monitor measures. Write down what it shows.",
+)
+
 _TEXTS = {
     "riverside.yaml": f"""\
 # A made-up GP practice. Every key: docs/settings.md
@@ -179,10 +211,35 @@ cohort: bp-2026-10.csv
 message:
   type: questionnaire
   questionnaire: bp_7_day
+  saves_responses: true
+  attachment: bp-2026-10.pdf
   subject: Your blood pressure at home
   body: >-
     Dear {{ first_name }}, please measure your blood pressure every morning and evening for 7 days, starting tomorrow,
     and give {{ organisation_name }} the readings here: {{ link }} You can’t reply to this message.
 approval: required
 """,
+    "asthma-2026-10.yaml": """\
+# Who is due an asthma review, from a SystmOne report. Patients book one of the clinic's slots by themselves.
+batch: asthma-2026-10
+workspace: riverside
+cohort: asthma-2026-10.csv
+message:
+  type: self_book
+  booking: asthma-clinic
+  body: "Dear {{ first_name }}, your asthma review is due. Book it: {{ link }} {{ organisation_name }}"
+approval: required
+""",
+    "asthma-clinic.csv": "\n".join(
+        [
+            "id,start,minutes,clinician,place,capacity",
+            *(
+                f"{day}-{hour}{minute:02},2026-10-{day}T{hour:02}:{minute:02},20,Nurse Brown,Room 3,1"
+                for day in (19, 20, 22)
+                for hour in (9, 10, 11)
+                for minute in (0, 20, 40)
+            ),
+            "",
+        ]
+    ),
 }

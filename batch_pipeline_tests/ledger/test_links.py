@@ -224,6 +224,18 @@ def test_one_address_has_to_wait_after_many_wrong_dates_whatever_the_links(
         assert connection.scalar(sa.select(sa.func.count()).select_from(wrong_dates)) == 1
 
 
+def test_who_gets_it_right_in_the_end_keeps_nobody_else_out(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mobile network's address stands for thousands of patients, of whom many mistype once."""
+    monkeypatch.setattr(rules, "WRONG_BY_ADDRESS", 3)
+    given(ledger, lines(8))
+    for line in (2, 3, 4, 5, 6):
+        assert tried(ledger, WRONG, line).result == "wrong"
+        assert tried(ledger, BORN, line).result == "right"
+    for line in (7, 8, 9):  # nor is anybody forgiven for others' links
+        assert tried(ledger, WRONG, line).result == "wrong"
+    assert tried(ledger, BORN, 2) == Tried("limited")
+
+
 def test_its_life_begins_when_the_message_went_last(ledger: Ledger) -> None:
     given(ledger)
     assert found(ledger).standing(NOW + timedelta(days=100)) == "open"

@@ -220,7 +220,7 @@ def revoke(connection: sa.Connection, batch: str, lines: Collection[int], by: st
     """
     known = batches_.get(connection, batch, lock=True)
     revoked = _revoke_lines(connection, batch, lines, now) if lines else _revoke_all(connection, known, now)
-    if revoked:
+    if revoked or not (lines or known.links_revoked_at):
         audit.record(connection, now, by, "revoke", batch, {"lines": sorted(lines), "links": revoked})
     messages = withdraw_revoked(connection, batch, now)
     if revoked or messages:

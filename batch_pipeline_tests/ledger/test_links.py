@@ -318,6 +318,16 @@ def test_all_links_of_a_batch_are_revoked_those_made_later_too(ledger: Ledger) -
     assert audited(ledger)[-1] == ("revoke", {"lines": [], "links": 2})
 
 
+def test_a_batch_whose_links_were_all_revoked_one_by_one_is_revoked_for_those_to_come(ledger: Ledger) -> None:
+    """It is a decision all the same: a ledger that was restored has to know that it forgot it."""
+    given(ledger)
+    revoked(ledger, 2, 3, 4)
+    assert revoked(ledger).links == 0
+    assert audited(ledger)[-1] == ("revoke", {"lines": [], "links": 0})
+    assert revoked(ledger).links == 0
+    assert len(audited(ledger)) == 2
+
+
 @pytest.mark.parametrize(("chosen", "cancelled"), [((2,), [2]), ((), [2, 3])])
 def test_what_is_not_begun_is_never_sent_with_a_revoked_link(
     ledger: Ledger, chosen: tuple[int, ...], cancelled: list[int]

@@ -154,7 +154,8 @@ def try_date(connection: sa.Connection, token_hash: str, birth_hash: str, addres
     """Tries a date of birth at a link; ``address`` is a keyed hash of the network address it came from.
 
     The fifth wrong one locks the link; ``due.ended_unreported`` sees to it that the batch's reports say so. A right one
-    lets the count begin anew, and those before it count no more for the address either. Nothing of the batch is locked here: whoever revokes has it, and waits for the link.
+    lets the count begin anew, and those before it count no more for the address either. Nothing of the batch is locked
+    here: whoever revokes has it, and waits for the link.
     """
     if _wrong_from(connection, address, now) >= rules.WRONG_BY_ADDRESS:
         return Tried("limited")

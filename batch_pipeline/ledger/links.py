@@ -184,7 +184,8 @@ def try_date(connection: sa.Connection, token_hash: str, birth_hash: str, addres
     """Tries a date of birth at a link; ``address`` is a keyed hash of the network address it came from.
 
     The fifth wrong one locks the link; ``due.ended_unreported`` sees to it that the batch's reports say so. A right one
-    lets the count begin anew. Nothing of the batch is locked here: whoever revokes has it, and waits for the link.
+    lets the count begin anew, and those before it count no more for the address either. Nothing of the batch is locked
+    here: whoever revokes has it, and waits for the link.
     """
     if _wrong_from(connection, address, now) >= rules.WRONG_BY_ADDRESS:
         return Tried("limited")
@@ -195,14 +196,18 @@ def try_date(connection: sa.Connection, token_hash: str, birth_hash: str, addres
     if standing == "locked":
         return Tried("locked")
     if link.birth_hash is not None and hmac.compare_digest(link.birth_hash, birth_hash):
-        _open(connection, link, now)
+        _open(connection, link, address, now)
         return Tried("right", rules.MOST_WRONG)
     return _count_wrong(connection, link, address, now)
 
 
-def _open(connection: sa.Connection, link: Link, now: datetime) -> None:
+def _open(connection: sa.Connection, link: Link, address: str, now: datetime) -> None:
     if link.opened_at is None or link.wrong_tries:
         _set(connection, link.token_hash, opened_at=link.opened_at or now, wrong_tries=0)
+    if link.wrong_tries:  # they were a patient's own: others behind the same address needn't wait for them
+        mine = sa.select(wrong_dates.c.id).where(wrong_dates.c.address == address).order_by(wrong_dates.c.id.desc())
+        some = mine.limit(link.wrong_tries).with_for_update(skip_locked=True)
+        connection.execute(sa.delete(wrong_dates).where(wrong_dates.c.id.in_(some)))
 
 
 def _count_wrong(connection: sa.Connection, link: Link, address: str, now: datetime) -> Tried:
@@ -246,7 +251,7 @@ def revoke(connection: sa.Connection, batch: str, lines: Collection[int], by: st
     """
     known = batches_.get(connection, batch, lock=True)
     revoked = _revoke_lines(connection, batch, lines, now) if lines else _revoke_all(connection, known, now)
-    if revoked:
+    if revoked or not (lines or known.links_revoked_at):
         audit.record(connection, now, by, "revoke", batch, {"lines": sorted(lines), "links": revoked})
     messages = withdraw_revoked(connection, batch, now)
     if revoked or messages:

@@ -121,9 +121,9 @@ def write(
     """Writes the outbox from an approved plan, in one transaction.
 
     The same plan again changes nothing. A later plan adds patients, and moves or removes those whose attempt isn't
-    begun; an attempt that is begun stays as it is, for ever. Messages whose links are revoked are cancelled before anybody
-    can claim them. ``Refused`` unless the plan is the batch's current
-    one and approved, and for a cancelled batch. ``rows``: record batches with the columns ``GIVEN``.
+    begun; an attempt that is begun stays as it is, for ever. Messages whose links are revoked are cancelled before
+    anybody can claim them. ``Refused`` unless the plan is the batch's current one and approved, and for a cancelled
+    batch. ``rows``: record batches with the columns ``GIVEN``.
 
     ``series`` gives, for a batch, what this write's references begin with, unlike those of any other write, also in
     another home or in a ledger that was lost: with one account at a provider they share what it holds and tells, and

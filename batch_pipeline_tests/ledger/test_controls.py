@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -326,3 +327,23 @@ def test_an_unknown_batch_is_refused(ledger: Ledger) -> None:
             control(connection)
     with ledger.read() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM audit")) == 0
+
+
+def test_a_restored_ledger_may_have_forgotten_something_until_a_person_lets_all_go_on(ledger: Ledger) -> None:
+    def forgotten() -> bool:
+        with ledger.read() as connection:
+            return controls.may_have_forgotten(connection)
+
+    def do(decide: Callable[[sa.Connection], object]) -> None:
+        with ledger.write() as connection:
+            decide(connection)
+
+    do(lambda connection: controls.pause_all(connection, "Dr Grey", None, NOW))
+    assert not forgotten()
+    do(lambda connection: controls.resume_all(connection, "Dr Grey", NOW))
+    do(lambda connection: controls.hold(connection, "it was restored", NOW))
+    assert forgotten()
+    do(lambda connection: controls.release(connection, "Dr Grey", NOW))
+    assert forgotten()
+    do(lambda connection: controls.resume_all(connection, "Dr Grey", NOW))
+    assert not forgotten()

@@ -224,6 +224,18 @@ def test_one_address_has_to_wait_after_many_wrong_dates_whatever_the_links(
         assert connection.scalar(sa.select(sa.func.count()).select_from(wrong_dates)) == 1
 
 
+def test_who_gets_it_right_in_the_end_keeps_nobody_else_out(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mobile network's address stands for thousands of patients, of whom many mistype once."""
+    monkeypatch.setattr(rules, "WRONG_BY_ADDRESS", 3)
+    given(ledger, lines(8))
+    for line in (2, 3, 4, 5, 6):
+        assert tried(ledger, WRONG, line).result == "wrong"
+        assert tried(ledger, BORN, line).result == "right"
+    for line in (7, 8, 9):  # nor is anybody forgiven for others' links
+        assert tried(ledger, WRONG, line).result == "wrong"
+    assert tried(ledger, BORN, 2) == Tried("limited")
+
+
 def test_its_life_begins_when_the_message_went_last(ledger: Ledger) -> None:
     given(ledger)
     assert found(ledger).standing(NOW + timedelta(days=100)) == "open"
@@ -304,6 +316,16 @@ def test_all_links_of_a_batch_are_revoked_those_made_later_too(ledger: Ledger) -
     assert {found(ledger, line).standing(NOW) for line in (2, 3, 4, 9)} == {"gone"}
     assert found(ledger, 2, "covid").standing(NOW) == "open"
     assert audited(ledger)[-1] == ("revoke", {"lines": [], "links": 2})
+
+
+def test_a_batch_whose_links_were_all_revoked_one_by_one_is_revoked_for_those_to_come(ledger: Ledger) -> None:
+    """It is a decision all the same: a ledger that was restored has to know that it forgot it."""
+    given(ledger)
+    revoked(ledger, 2, 3, 4)
+    assert revoked(ledger).links == 0
+    assert audited(ledger)[-1] == ("revoke", {"lines": [], "links": 0})
+    assert revoked(ledger).links == 0
+    assert len(audited(ledger)) == 2
 
 
 @pytest.mark.parametrize(("chosen", "cancelled"), [((2,), [2]), ((), [2, 3])])

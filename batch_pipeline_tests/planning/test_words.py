@@ -68,6 +68,16 @@ def test_each_patient_gets_the_words_that_are_for_them(tmp_path: Path) -> None:
     assert rows[7]["sms_text"] == "Dear Ash,\nit's time for your screening."
 
 
+@pytest.mark.parametrize(
+    ("more", "told"), [({}, True), ({"body": "Dear {{ first_name | title }}"}, True),
+                       ({"body": "Dear {{ first_name | title }}", "subject": "Hi"}, False)],
+)  # fmt: skip
+def test_who_reviews_is_told_that_the_sample_is_of_one_case(tmp_path: Path, more: dict[str, str], told: bool) -> None:
+    """The made-up patient has something in every column: what others get is in no sample."""
+    warnings = planned(tmp_path, **more).figures["warnings"]
+    assert any(warning.startswith("the words depend on the patient") for warning in warnings) == told
+
+
 def test_what_is_counted_is_what_is_queued(tmp_path: Path) -> None:
     world = planned(tmp_path, facts=facts(accounts(5)))
     for line, row in world.queued[1].items():

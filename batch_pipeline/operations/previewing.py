@@ -19,6 +19,7 @@ from batch_pipeline.planning.duck import scan
 from batch_pipeline.planning.message import Message
 from batch_pipeline.planning.patients import PatientFiles, sort_lines
 from batch_pipeline.planning.plan import fields_unknown
+from batch_pipeline.rules import links
 from batch_pipeline.rules.conditional_text import MissingValue, Writer
 from batch_pipeline.rules.fragments import Fragments, downgrade, sms_fragments
 from batch_pipeline.settings import Workspace, load_workspaces
@@ -61,15 +62,18 @@ def preview(
     """The template for these lines of a cohort, or for its first ``most`` patients. ``written``: how values are shown."""
     house.home.require()
     workspace = _workspace(house, workspace_id)
-    _, message = load_template(house.home, name)
-    link = link_in_template(name, fields_of(message), workspace)
+    template, message = load_template(house.home, name)
     with house.staging() as folder, house.duck() as con:
         reader = open_cohort(cohort, label=cohort.name, max_bytes=house.settings.max_cohort_bytes)
         table, _ = read_into(reader, folder)
         files = PatientFiles(folder / "patients", folder / "rejected_rows", folder / "duplicates")
         today = now.astimezone(workspace.zone).date()
         sort_lines(con, table, files, today=today, needs_date_of_birth=False)
-        words = worded(message, workspace, reader.shape.columns, link)
+        columns = reader.shape.columns
+        # A simple message need not carry a link, and a column of that name stands in its text then.
+        theirs = template.message_type == "simple" and links.FIELD in columns
+        link = None if theirs else link_in_template(name, fields_of(message), workspace)
+        words = worded(message, workspace, columns, link)
         if words.unknown_fields:
             raise Refused(f"template {name}, {cohort.name}: {fields_unknown(words)}")
         rows = _rows(con, words, files.patients, table, lines, most)

@@ -51,6 +51,10 @@ SAMPLE = {
 """The made-up patient of every sample and test message: a plan's sample shows no real one's name."""
 
 
+_ONE_CASE = (
+    "the words depend on the patient, and a sample shows them for one who has something in every column: read the others "
+    "too, in the text itself or with `batch-pipeline templates preview`"
+)
 _NO_WORDS = "(no words are left for the made-up patient)"
 _SENT = MappingProxyType(
     {"email": "path = 'email'", "nhs_app": "path = 'nhs_app'", "sms": "by_sms", "subject": "path = 'email'"}
@@ -140,6 +144,12 @@ class Message:
         if links.FIELD in self.subject.fields:
             found.append("{{ link }} stands in the subject: write it into the text alone")
         return found
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person has to know who reviews the sample."""
+        asks = any(isinstance(text, ConditionalText) and text.asks for text in self._texts.values())
+        return [_ONE_CASE] if asks else []
 
     @property
     def fields(self) -> set[str]:

@@ -125,7 +125,7 @@ def draw_up(
         **({"snomed": list(sender.snomed)} if sender.snomed else {}),
         "message_type": sender.message_type,
         "workspace": sender.workspace,
-        "warnings": _warnings(con, files, counted, snapshot, sender),
+        "warnings": [*_warnings(con, files, counted, snapshot, sender), *message.warnings],
         "problems": problems,
         "needs_person": snapshot.state == "unknown",
         **({} if sender.attachment is None else {"attachment": dict(sender.attachment)}),

@@ -136,6 +136,8 @@ def fault(form: Form) -> tuple[str, str] | None:
 
 
 def _fault_of(page: Page, section: Section) -> str | None:
+    if section.link_id == "average" or section.link_id.endswith("/pulse"):
+        return "the record knows the average and the pulses by such a name, and would take the two for one: give it another"
     if sum(question.kind == "date" for question in page.questions) != 1:
         return (
             f"page {page.link_id} has blood pressure readings: it needs one date question, and no other, for their date"

@@ -130,6 +130,11 @@ class ConditionalText:
     filtered: frozenset[str]
     """Those that a filter may change somewhere."""
 
+    @property
+    def asks(self) -> bool:
+        """Whether there are conditions in it, not filters alone."""
+        return "{%" in self.source
+
     def render(self, values: Mapping[str, str | None], written: Writer = as_it_is) -> str:
         """The text for one patient, without spaces around it. Raises ``MissingValue`` where a gap would be left."""
         noted: list[str] = []

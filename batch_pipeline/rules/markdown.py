@@ -8,7 +8,6 @@ in it is sent with the star, in the HTML as in the plain text (SPEC 2.6).
 import html
 import re
 from collections.abc import Iterator
-from functools import cache
 
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock, blockquote, list_block
@@ -58,18 +57,7 @@ def plain(text: str) -> str:
 
 def page(text: str, title: str) -> str:
     """Markdown as an HTML page that loads nothing from anywhere."""
-    return _PAGE.format(title=html.escape(title), body=_markdown().render(text))
-
-
-@cache
-def _markdown() -> MarkdownIt:
-    markdown = MarkdownIt("commonmark", {"html": False, "breaks": True}).disable(list(_WITHOUT))
-    markdown.validateLink = lambda url: _ALLOWED_LINK.match(url) is not None
-    others = ["paragraph", "reference", "blockquote"]
-    markdown.block.ruler.at("list", _list, {"alt": others})
-    markdown.block.ruler.at("blockquote", _blockquote, {"alt": [*others, "list"]})
-    markdown.core.ruler.push("addresses", _link_addresses)
-    return markdown
+    return _PAGE.format(title=html.escape(title), body=_MARKDOWN.render(text))
 
 
 def _list(state: StateBlock, start: int, end: int, silent: bool) -> bool:  # noqa: FBT001 - the parser's own
@@ -116,3 +104,18 @@ def _parts(markdown: MarkdownIt, words: str) -> Iterator[Token]:
         yield Token("link_close", "a", -1)
         end = found.end()
     yield Token("text", "", 0, content=words[end:])
+
+
+def _parser() -> MarkdownIt:
+    """Ready for any number of threads: its tables are made at their first use, and found empty by who comes meanwhile."""
+    markdown = MarkdownIt("commonmark", {"html": False, "breaks": True}).disable(list(_WITHOUT))
+    markdown.validateLink = lambda url: _ALLOWED_LINK.match(url) is not None
+    others = ["paragraph", "reference", "blockquote"]
+    markdown.block.ruler.at("list", _list, {"alt": others})
+    markdown.block.ruler.at("blockquote", _blockquote, {"alt": [*others, "list"]})
+    markdown.core.ruler.push("addresses", _link_addresses)
+    markdown.render("[a](https://a.example)")
+    return markdown
+
+
+_MARKDOWN = _parser()

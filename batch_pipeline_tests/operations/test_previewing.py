@@ -145,6 +145,13 @@ def test_a_template_that_carries_a_link_is_shown_with_where_links_lead(surgery: 
     assert found.texts["sms"] == f"Forename001: {links.address('https://msg.example.org')} Larkfield Surgery"
 
 
+def test_a_column_called_link_is_shown_where_the_message_need_not_carry_one(surgery: Surgery, recall: Path) -> None:
+    recall.write_text(recall.read_text().replace("Clinic", "Link"))
+    surgery.put(surgery.home.templates / "recall.md", RECALL.replace("clinic", "link"))
+    (found,) = preview(surgery.house, "recall", recall, T, workspace_id=None, lines=[2], most=3, written=str)
+    assert found.subject == "Come to Tuesday"
+
+
 @pytest.mark.parametrize("value", ["Ann", "07700 900123", "O’Brien-ŵ", "31 January 1980", "a_b@c.example"])
 def test_a_masked_value_is_as_long_and_has_no_letter_left(value: str) -> None:
     assert len(masked(value)) == len(value)

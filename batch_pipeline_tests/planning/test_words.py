@@ -1,13 +1,15 @@
 """Messages with conditions, and with words of a channel's own, over a cohort: planned, checked and queued."""
 
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
+from batch_pipeline.rules.cells import is_empty, tidy
 from batch_pipeline.rules.fragments import downgrade, sms_fragments
 from batch_pipeline.rules.markdown import escaped, plain
-from batch_pipeline.rules.text import compile_text
+from batch_pipeline.rules.text import TextTemplate, compile_text
 from batch_pipeline_tests.planning.worlds import Planned, accounts, csv_text, facts, mobile, patient
 
 BODY = """Dear {{ first_name | title }},
@@ -66,6 +68,16 @@ def test_each_patient_gets_the_words_that_are_for_them(tmp_path: Path) -> None:
     }
     assert rows[7]["path"] == "nhs_app"
     assert rows[7]["sms_text"] == "Dear Ash,\nit's time for your screening."
+
+
+@pytest.mark.parametrize(
+    ("more", "told"), [({}, True), ({"body": "Dear {{ first_name | title }}"}, True),
+                       ({"body": "Dear {{ first_name | title }}", "subject": "Hi"}, False)],
+)  # fmt: skip
+def test_who_reviews_is_told_that_the_sample_is_of_one_case(tmp_path: Path, more: dict[str, str], told: bool) -> None:
+    """The made-up patient has something in every column: what others get is in no sample."""
+    warnings = planned(tmp_path, **more).figures["warnings"]
+    assert any(warning.startswith("the words depend on the patient") for warning in warnings) == told
 
 
 def test_what_is_counted_is_what_is_queued(tmp_path: Path) -> None:
@@ -204,3 +216,62 @@ def test_sql_asks_python_for_many_patients_alike(tmp_path: Path) -> None:
     for line, row in world.queued[1].items():
         values = {name: cells[line - 2][name] for name in ("sex", "helper", "clinic")}
         assert row["text"] == downgrade(text.render({"first_name": "Ash", **values}))
+
+
+ODD = (
+    "", " ", "\u200b", "\xa0", "\ufeff", "\u202e", "-", "N/A", "null", "0", "F", "Zoë", "O'Brien", "''; --", "{{ helper }}",
+    "{% if sex %}", "}}", "{#", "*", "_x_", "[a](https://e.example)", "<b>", "&amp;", "\\", "`", "ŵ", "😀", "€", "^", "…", "“q”",
+    "\u2028", "\x85", "\x0b", "\x07", "\r\n", "e\u0301", "İ", "ß", "ﬁ", "１", "x" * 150, "€" * 80, "ŵ" * 66, "😀" * 34,
+)  # fmt: skip
+TEXTS = (
+    ("Dear {{ sex }}, x {{ helper }}", "{% if sex %}Dear {{ sex }}{% else %}Dear {{ sex }}{% endif %}, x {{ helper }}"),
+    ("{{ clinic }}", "{% if first_name %}{{ clinic }}{% endif %}"),
+    ("“{{ sex }}”\n\n* {{ clinic }} – {{ sex }}", "“{{ sex }}”{% if first_name %}\n\n{% endif %}* {{ clinic }} – {{ sex }}"),
+)  # fmt: skip
+"""Each as plain fields, which SQL fills in, and with conditions, which Python does, and which come to the same."""
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Planned, dict[int, dict[str, str | None]]]:
+    """Patients by every path with cells that nobody expects; and these as they are to be read, by line."""
+    chance = Random(17)
+    cells = [
+        {name: "".join(chance.choices(ODD, k=chance.choice((1, 1, 2, 3)))) for name in ("sex", "clinic", "helper")}
+        for _ in range(240)
+    ]
+    ways = [by_sms(n) if n % 3 else by_email(n) for n in range(120)] + [
+        by_sms(n) if n % 2 else {} for n in range(120, 240)
+    ]
+    text = lines(*({**way, **each} for way, each in zip(ways, cells, strict=True)))
+    world = Planned(tmp_path_factory.mktemp("odd"), text, facts=facts(accounts(*range(120, 240))))
+    read = {
+        n + 2: {name: None if is_empty(cell) else tidy(cell) for name, cell in each.items()}
+        for n, each in enumerate(cells)
+    }
+    return world, read
+
+
+@pytest.mark.parametrize("way", ["in SQL", "in Python"])
+@pytest.mark.parametrize("text", range(len(TEXTS)))
+def test_sql_and_python_make_the_same_of_odd_cells(
+    odd: tuple[Planned, dict[int, dict[str, str | None]]], tmp_path: Path, way: str, text: int
+) -> None:
+    """What is queued, and what is counted of it, is what the text for one patient is, brought down where it is an SMS."""
+    base, read = odd
+    body = TEXTS[text][way == "in Python"]
+    world = base.again(tmp_path, body=body, subject="S {{ sex }}", email_written=escaped)
+    rendered = compile_text(TEXTS[text][0], label="x")
+    assert isinstance(rendered, TextTemplate)
+    planned_lines, queued = world.plan, world.queued[1]
+    for line, row in queued.items():
+        plan, values = planned_lines[line], read[line] | {"first_name": "Ash"}
+        whole = None if rendered.without_value(values) else rendered.render(values)
+        sms = downgrade(whole) if whole and (row["path"] == "sms" or row["fallback_number"]) else None
+        shown = plain(row["text"]) if row["path"] == "email" and row["text"] else row["text"]
+        assert shown == (sms if row["path"] == "sms" else whole)
+        assert row["sms_text"] == (sms if row["path"] == "nhs_app" else None)
+        assert row["subject"] == (f"S {values['sex']}" if row["path"] == "email" and values["sex"] else None)
+        assert plan["fragments"] == (sms_fragments(sms).parts if sms else 0)
+        assert plan["complete"] == (whole is not None and (row["path"] != "email" or values["sex"] is not None))
+    assert len({row["path"] for row in queued.values()}) == 3
+    assert any("has no value for" in problem for problem in world.figures["problems"])

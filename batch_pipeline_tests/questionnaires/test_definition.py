@@ -91,6 +91,12 @@ def when(question: str, **rule: Any) -> dict[str, Any]:
         ([group("g", group("r", ask("s", "integer"), code=BP))], "linkId r: page g has blood pressure readings: it needs one date"),
         ([group("g", ask("on", "date"), ask("s", "integer", code=[{"system": "http://loinc.org", "code": "8480-6"}]))],
          "linkId s: it has the code of a blood pressure, but isn't one of two numbers in a section of its own"),
+        *(
+            ([group("g", ask("on", "date"),
+                    group(name, ask("s", "integer", code=SYSTOLIC), ask("d", "integer", code=DIASTOLIC), code=BP))],
+             f"linkId {name}: the record knows the average and the pulses by such a name")
+            for name in ("average", "r/pulse")
+        ),
         ([group("g", ask("on", "date"), ask("s", "integer", code=SYSTOLIC), ask("d", "integer", code=DIASTOLIC), code=BP)],
          "linkId s: .* put the two into a group with SNOMED CT 75367002 within a page's group"),
         ([group("g", ask("on", "date"), group("r", ask("s", "integer"), code=BP))],

@@ -2,6 +2,8 @@
 
 import html
 import re
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -65,6 +67,19 @@ def test_a_page_loads_nothing_and_has_its_subject_as_its_title() -> None:
     assert "<title>A &lt;b&gt;</title>" in made
     assert 'lang="en-GB"' in made
     assert not re.search(r"<img|<script|<link|src=|url\(", made)
+
+
+READY = """
+from mdurl import _encode
+from batch_pipeline.rules.markdown import _MARKDOWN as made
+assert all(r.__cache__ for r in (made.core.ruler, made.block.ruler, made.inline.ruler, made.inline.ruler2))
+assert [len(table) for table in _encode.encode_cache.values()] == [128]
+"""
+
+
+def test_the_parser_is_whole_before_threads_share_it() -> None:
+    """It makes tables at their first use, and who comes while one is made finds it empty: a page without words."""
+    subprocess.run([sys.executable, "-c", READY], check=True)
 
 
 VALUES = st.one_of(

@@ -96,7 +96,7 @@ def test_a_week_of_readings_from_the_first_to_the_average_that_is_sent(desk: Des
     assert (row.first_at, row.completed_at) == (NOW + timedelta(hours=1), None)
     looked_over = browser.client.get(f"/{token()}/check")
     assert "144/92, of 24 readings after the first day." in words(looked_over)
-    assert "150 mmHg" in words(looked_over)
+    assert "Morning, First reading 150/95" in words(looked_over)
     assert place(browser.fill(token(), "check")) == ""
     assert kept(desk).completed_at == desk.clock.now
     sent = browser.open(token())

@@ -343,19 +343,22 @@ def _check(sheet: _Sheet, errors: Sequence[Lacking] = (), *, changed: bool = Fal
 
 
 def _summary(sheet: _Sheet, page: Page) -> dict[str, Any]:
-    """A page's answers. Of readings only those that were given: most of a week's fields are numbers one by one."""
-    held = sheet.form.in_force(sheet.answers)
-    readings = any(place.page.link_id == page.link_id for place in blood_pressure.places(sheet.form))
+    """A page's answers; a reading stands in one row, and those that weren't given in none."""
+    held, place = sheet.form.in_force(sheet.answers), sheet.address_of(page, _CHANGE)
+    places = [each for each in blood_pressure.places(sheet.form) if each.page.link_id == page.link_id]
+    numbers = {each.link_id for one in places for each in (one.systolic, one.diastolic, one.pulse) if each is not None}
     rows = [
-        {
-            "label": question.name,
-            "answer": in_words(question, held.get(question.link_id)),
-            "place": sheet.address_of(page, _CHANGE),
-        }
+        {"label": question.name, "answer": in_words(question, held.get(question.link_id)), "place": place}
         for question in page.questions
-        if not readings or question.link_id in held
+        if question.link_id not in numbers and (not places or question.link_id in held)
     ]
-    return {"title": page.title, "place": sheet.address_of(page, _CHANGE), "rows": rows}
+    given = blood_pressure.given(sheet.form, sheet.answers)
+    rows += [
+        {"label": each.place.where, "answer": each.words, "place": place}
+        for each in given
+        if each.place.page.link_id == page.link_id
+    ]
+    return {"title": page.title, "place": place, "rows": rows}
 
 
 async def send(visit: Visit, link: Link) -> Answer:
@@ -367,7 +370,7 @@ async def send(visit: Visit, link: Link) -> Answer:
     def fold(link: Link, before: Response | None) -> _Taken:
         sheet = _Sheet.of(visit, replace(link, response=before))
         as_seen = before is not None and fields.get("version") == str(before.version)
-        ready = as_seen and not filling.why_not_complete(sheet.form, sheet.answers)
+        ready = as_seen and not filling.why_not_complete(sheet.form, sheet.answers, sheet.today)
         return _Taken(None, completes=ready, findings=(), before=before)
 
     taken = await visit.site.opening.keep(visit.token_hash, fold, visit.now)
@@ -376,7 +379,7 @@ async def send(visit: Visit, link: Link) -> Answer:
     sheet = _Sheet.of(visit, replace(link, response=taken.before))
     if taken.completes or sheet.is_sent:
         return see_other(sheet.address())
-    lacking = filling.why_not_complete(sheet.form, sheet.answers)
+    lacking = filling.why_not_complete(sheet.form, sheet.answers, sheet.today)
     return visit.keep_session(_check(sheet, lacking, changed=not lacking))
 
 

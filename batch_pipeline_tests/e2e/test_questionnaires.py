@@ -85,7 +85,6 @@ def practice() -> Iterator[Practice]:
     server.server_close()
 
 
-@pytest.mark.both_ledgers
 def test_what_patients_answer_comes_to_the_inbox_and_to_responses_csv(
     surgery: Surgery, posted: list[OutgoingMessage]
 ) -> None:
@@ -134,6 +133,7 @@ def test_what_patients_answer_comes_to_the_inbox_and_to_responses_csv(
         assert person.nhs not in json.dumps(found)
 
 
+@pytest.mark.slow
 def test_an_answer_that_can_not_wait_turns_the_check_red_until_somebody_has_seen_it(
     surgery: Surgery, posted: list[OutgoingMessage]
 ) -> None:
@@ -166,6 +166,7 @@ def told(surgery: Surgery) -> tuple[bool, str | None]:
         return found.passed, found.description
 
 
+@pytest.mark.slow
 def test_the_practice_is_told_by_its_webhook_once_and_of_no_patient(
     surgery: Surgery, posted: list[OutgoingMessage], practice: Practice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,7 +201,7 @@ def test_the_practice_is_told_by_its_webhook_once_and_of_no_patient(
 
 
 def test_a_batch_that_asks_nothing_has_no_inbox(surgery: Surgery) -> None:
-    surgery.send(surgery.batch("flu", [by_sms(1)]))
+    surgery.done("submit", surgery.batch("flu", [by_sms(1)]), at=T)
     assert "batch flu asks patients nothing" in surgery.refused("inbox", "flu")
 
 
@@ -229,8 +230,8 @@ def test_a_questionnaire_needs_a_place_for_links_to_lead(surgery: Surgery) -> No
     ("saves", "to_record", "kinds"),
     [
         (True, True, {"Communication": 1, "QuestionnaireResponse": 1, "Observation": 2}),
-        (False, True, {"Communication": 1}),
-        (True, False, {}),
+        pytest.param(False, True, {"Communication": 1}, marks=pytest.mark.slow),
+        pytest.param(True, False, {}, marks=pytest.mark.slow),
     ],
     ids=["answers too", "messages alone", "nothing"],
 )

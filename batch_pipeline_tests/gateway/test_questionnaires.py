@@ -86,10 +86,11 @@ def test_a_week_of_readings_from_the_first_to_the_average_that_is_sent(desk: Des
     assert "You can come back to it until 10 October 2026" in words(first)
     for day in range(1, 8):
         browser = entered(desk)
-        morning = browser.fill(token(), f"questions/{day}", **numbers(day, m1=(150, 95), m2=(146, 93)))
-        assert place(morning) == ""
-        assert f"{TODAY.day + day - 1} October 2026: 2 of 4 readings" in words(browser.open(token()))
-        assert place(browser.fill(token(), f"questions/{day}", **numbers(day, e1=(142, 91), e2=(138, 89)))) == ""
+        if day == 1:
+            morning = browser.fill(token(), DAY_1, **numbers(day, m1=(150, 95), m2=(146, 93)))
+            assert place(morning) == ""
+            assert "1 October 2026: 2 of 4 readings" in words(browser.open(token()))
+        assert place(browser.fill(token(), f"questions/{day}", **numbers(day, **WHOLE))) == ""
         if day < 7:
             desk.clock.wait(DAY)
     row = kept(desk)
@@ -341,9 +342,9 @@ def test_what_was_typed_before_the_session_ended_is_kept_and_asks_for_the_date_a
 def test_a_form_that_we_did_not_show_is_kept_nowhere(desk: Desk, form: str) -> None:
     browser = entered(desk)
     fields = fields_of(browser.client.get(f"/{token()}/{DAY_1}")) | {"form": form}
-    assert place(browser.post_form(f"/{token()}/{DAY_1}", fields, numbers(1, m1=(150, 95)))) == DAY_1
+    assert place(browser.post_form(f"/{token()}/{DAY_1}", fields, numbers(1, m1=(150, 95)))) == ""
     others = fields_of(desk.browser().open(token(3)))  # of the date of birth
-    assert place(browser.post_form(f"/{token()}/{DAY_1}", fields | {"form": others["form"]}, {})) == DAY_1
+    assert place(browser.post_form(f"/{token()}/{DAY_1}", fields | {"form": others["form"]}, {})) == ""
     assert kept(desk) is None
 
 
@@ -389,7 +390,7 @@ def test_one_patient_s_answers_are_not_another_s(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["questions", "questions/0", "questions/8", "questions/x", "questions/99999", "advice/9"]
+    "where", ["questions", "questions/0", "questions/8", "questions/x", "questions/99999", "questions/٣", "advice/9"]
 )
 def test_a_page_that_is_not_there_leads_to_the_start(desk: Desk, where: str) -> None:
     assert place(entered(desk).client.get(f"/{token()}/{where}")) == ""

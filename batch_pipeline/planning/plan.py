@@ -85,6 +85,8 @@ class Sender:
     """What the batch file asks for and can't be done yet."""
     attachment: Mapping[str, Any] | None = None
     """The file that goes with it: what a person needs to look at that very file."""
+    warnings: Sequence[str] = ()
+    """What of workspace and batch a person should know."""
 
 
 def draw_up(
@@ -265,6 +267,7 @@ def _warnings(
         (counted["no_sms_fallback"], "patient goes", "patients go", "by the NHS App without a mobile to fall back to"),
     )
     warnings = [f"{n:,} {one if n == 1 else several} {rest}" for n, one, several, rest in said if n]
+    warnings += sender.warnings
     if disagreeing:
         warnings.append(
             f"of {_people(disagreeing)} an earlier or later line has other contact details, and the first usable line was "

@@ -91,6 +91,8 @@ def test_what_patients_answer_comes_to_the_inbox_and_to_responses_csv(
     rows = [person.row() for person in (*PEOPLE, by_sms(4))]
     rows[3]["Date of birth"] = ""  # which the link would ask for
     ask(surgery, csv_text(rows))
+    warning = "it asks for blood pressure, and workspace larkfield names nobody to be told of an urgent reading"
+    assert warning in surgery.done("review", "bp", at=T).words
     [rejected] = surgery.report("bp", "rejected_rows.csv")
     assert rejected["Reason code"] == "date_of_birth_missing"
     assert "nothing has been answered" in surgery.done("inbox", at=T).out
@@ -216,6 +218,13 @@ def test_a_questionnaire_s_message_has_to_show_the_link(surgery: Surgery, messag
     surgery.workspace(links={"base_url": SITE})
     spec = surgery.batch("bp", PEOPLE, message={**MESSAGE, "questionnaire": "bp_4_day", **message})
     assert says in surgery.refused("check", spec)
+
+
+def test_a_webhook_s_token_that_is_missing_is_told_before_anything_is_sent(surgery: Surgery) -> None:
+    alerts = {"webhook": "https://duty.example.org", "credentials": "DUTY"}
+    surgery.workspace(links={"base_url": SITE}, alerts=alerts)
+    spec = surgery.batch("bp", PEOPLE, message={**MESSAGE, "questionnaire": "bp_4_day"})
+    assert "the environment variable DUTY_ALERTS_TOKEN isn't set" in surgery.refused("check", spec)
 
 
 def test_a_questionnaire_needs_a_place_for_links_to_lead(surgery: Surgery) -> None:

@@ -18,6 +18,7 @@ from batch_pipeline.operations import answering, saving
 from batch_pipeline.providers.protocol import OutgoingMessage
 from batch_pipeline_tests.e2e.surgery import Person, Surgery, T, by_email, by_sms, csv_text, hours
 from batch_pipeline_tests.e2e.test_links import BORN, SITE, browser, posted, token_in
+from batch_pipeline_tests.e2e.test_personal_data import found_in
 from batch_pipeline_tests.gateway.patients import Browser
 from batch_pipeline_tests.gateway.test_questionnaires import numbers
 
@@ -230,6 +231,30 @@ def test_a_webhook_s_token_that_is_missing_is_told_before_anything_is_sent(surge
 def test_a_questionnaire_needs_a_place_for_links_to_lead(surgery: Surgery) -> None:
     spec = surgery.batch("bp", PEOPLE, message={**MESSAGE, "questionnaire": "bp_4_day"})
     assert "doesn't say where links lead" in surgery.refused("check", spec)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("surgery_database", ["sqlite"], indirect=True)  # looks into the ledger's file
+def test_nobody_s_answers_are_where_they_do_not_belong(surgery_on_disk: Surgery, posted: list[OutgoingMessage]) -> None:
+    surgery = surgery_on_disk
+    ask(surgery, [by_sms(1)], "free_text")
+    found, token = patient(surgery, posted[0])
+    assert found.fill(token, "questions/1", **{"reply.text": "=my zebra coughs"}).status_code == 303
+    shown = [
+        surgery.done("inbox", "bp", at=T + hours(2)),
+        surgery.done("inbox", at=T + hours(2)),
+        surgery.done("status", "bp"),
+    ]
+    wanted = {"my zebra coughs", token, by_sms(1).nhs, by_sms(1).surname}
+    places = {place for place, _ in found_in(surgery.home.root, {"my zebra coughs"})}
+    assert places <= {"ledger.sqlite", "ledger.sqlite-wal", "reports/bp/responses.csv"}
+    assert "reports/bp/responses.csv" in places
+    assert found_in(surgery.home.dagster, wanted) == []
+    assert [each for each in wanted if each in " ".join(ran.out + ran.err for ran in shown)] == []
+    [row] = surgery.report("bp", "responses.csv")
+    assert row["Your reply: Your answer"] == "'=my zebra coughs", "a spreadsheet would run it"
+    for path in (surgery.home.reports / "bp" / "responses.csv", surgery.home.data / "inbox" / "bp.parquet"):
+        assert path.stat().st_mode & 0o777 == 0o600
 
 
 # The record

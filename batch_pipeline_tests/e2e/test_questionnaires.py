@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from batch_pipeline.operations import answering, saving
 from batch_pipeline.providers.protocol import OutgoingMessage
+from batch_pipeline_tests.defs.test_sensors import Daemon
 from batch_pipeline_tests.e2e.surgery import Person, Surgery, T, by_email, by_sms, csv_text, hours
 from batch_pipeline_tests.e2e.test_links import BORN, SITE, browser, posted, token_in
 from batch_pipeline_tests.e2e.test_personal_data import found_in
@@ -102,11 +103,13 @@ def test_what_patients_answer_comes_to_the_inbox_and_to_responses_csv(
     answer(surgery, messages[0], m1=(150, 95), m2=(146, 93))
     send(surgery, messages[0])
     answer(surgery, messages[1], m1=(185, 95))
-    assert answering.with_answers(surgery.house, T) == ["bp"]
+    daemon = Daemon(surgery)
+    assert daemon.cycle("answers_sensor") == ["bp"]
+    assert daemon.tick("answers_sensor") == []
+    assert len(surgery.report("bp", "responses.csv")) == 2
     said = surgery.done("inbox", "bp", at=T + hours(3)).words
     assert "1 completed, 1 in progress, 1 urgent" in said
     assert "3 in progress urgent, nobody is told" in said
-    assert answering.with_answers(surgery.house, T) == []
 
     one, other = surgery.report("bp", "responses.csv")
     assert (one["Line"], one["NHS number"], one["Name"], one["Date of birth"]) == (

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from batch_pipeline.ledger import links
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import alerts, responses
-from batch_pipeline_tests.gateway.patients import Browser, Desk, asking_batch, fields_of, token, words
+from batch_pipeline_tests.gateway.patients import PDF, Browser, Desk, asking_batch, fields_of, token, words
 from batch_pipeline_tests.ledger.given import BATCH, NOW
 from batch_pipeline_tests.ledgers import on_sqlite_alone
 from batch_pipeline_tests.questionnaires.given import ask, bounds, choose, group, resource
@@ -402,6 +402,18 @@ def test_what_a_link_does_not_open_is_not_there(desk: Desk) -> None:
     assert browser.client.get(f"/{token()}/elsewhere").status_code == 404
     assert browser.client.request("PUT", f"/{token()}/check").status_code == 405
     assert browser.client.request("POST", f"/{token()}/advice/1").status_code == 405
+
+
+def test_a_file_that_comes_with_a_questionnaire_is_there_before_and_after(ledger: Ledger, tmp_path: Path) -> None:
+    asking_batch(ledger, tmp_path, "free_text", attached=True)
+    desk = Desk(ledger, tmp_path)
+    browser = entered(desk)
+    assert "There is a document with this message: Flu leaflet.pdf (PDF)" in words(browser.open(token()))
+    assert browser.download(token()).content == PDF
+    browser.fill(token(), DAY_1, **{"reply.text": "Thank you"})
+    browser.fill(token(), "check")
+    assert "Flu leaflet.pdf" in words(browser.open(token()))
+    assert browser.download(token()).content == PDF
 
 
 def test_nothing_of_an_answer_is_logged(desk: Desk) -> None:

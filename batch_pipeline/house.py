@@ -246,7 +246,7 @@ class House:
         holds nobody's message back.
         """
         refuse_mixed_accounts(self.home)
-        with self.providers(workspace), self.record_writer(workspace):
+        with self.providers(workspace), self.record_writer(workspace), self.messenger(workspace):
             pass
         if (box := self.bounces(workspace)) is not None:
             box.check()

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_pipeline.errors import Refused
@@ -73,14 +74,13 @@ def make_inbox(house: House, batch: str, patients: Path, folder: Path) -> Inbox:
     form = house.form(submitted)
     table = folder / str(INBOX.name)
     if form is None:
-        pq.write_table(reading.INBOX.empty_table(), table)
+        _write(reading.INBOX.empty_table(), table)
         return Inbox(table, None, responses.Counted(batch, 0, 0, 0, 0))
     with house.ledger.read() as connection:  # one state of the ledger
         raised = alerts.of_batch(connection, batch)
         found = reading.read(form, responses.of_batch(connection, batch), raised, submitted.workspace.zone)
         counted = _counted(responses.counted(connection, batch), batch)
-    pq.write_table(found.inbox, table)
-    table.chmod(0o600)
+    _write(found.inbox, table)
     report = reading.report_of(form)
     path = house.home.reports / batch / report.file
     with house.duck() as con:
@@ -90,6 +90,11 @@ def make_inbox(house: House, batch: str, patients: Path, folder: Path) -> Inbox:
     with house.ledger.write() as connection:
         responses.mark_inbox(connection, batch, found.version)
     return Inbox(table, path, counted)
+
+
+def _write(rows: pa.Table, path: Path) -> None:
+    pq.write_table(rows, path)
+    path.chmod(0o600)
 
 
 def _counted(found: Sequence[responses.Counted], batch: str) -> responses.Counted:

@@ -17,6 +17,7 @@ from batch_pipeline.planning import plan as planning
 from batch_pipeline.planning.duck import scan
 from batch_pipeline.planning.message import Message
 from batch_pipeline.providers.accounts import TAKES_MARKDOWN
+from batch_pipeline.questionnaires import blood_pressure
 from batch_pipeline.rules.conditional_text import as_it_is
 from batch_pipeline.rules.markdown import escaped
 from batch_pipeline.settings import Workspace, not_yet
@@ -74,11 +75,24 @@ def draw_up_plan(
             problems=not_yet(file),
             attachment=attaching.shown(house, submitted),
             booking=booking.shown(house, submitted),
+            warnings=_nobody_is_told(house, submitted),
         ),
         message=message_of(con, submitted, files.cohort),
         snapshot=snapshot,
         now=now,
     )
+
+
+def _nobody_is_told(house: House, submitted: Submitted) -> list[str]:
+    """That nobody at the practice would be told of a reading that can't wait."""
+    form = house.form(submitted)
+    if submitted.workspace.alerts is not None or form is None or not blood_pressure.places(form):
+        return []
+    told = (
+        f"it asks for blood pressure, and workspace {submitted.workspace.id} names nobody to be told of an urgent reading: "
+        f"add alerts: {{email: …}} to its file, or look at `batch-pipeline inbox {submitted.row.batch}` all the time"
+    )
+    return [told]
 
 
 def _with_savings(

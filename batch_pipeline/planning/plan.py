@@ -87,6 +87,8 @@ class Sender:
     """The file that goes with it: what a person needs to look at that very file."""
     booking: Mapping[str, Any] | None = None
     """The slots that it offers: how many, with how many places, from when to when."""
+    warnings: Sequence[str] = ()
+    """What of workspace and batch a person should know."""
 
 
 def draw_up(
@@ -268,6 +270,7 @@ def _warnings(
         (counted["no_sms_fallback"], "patient goes", "patients go", "by the NHS App without a mobile to fall back to"),
     )
     warnings = [f"{n:,} {one if n == 1 else several} {rest}" for n, one, several, rest in said if n]
+    warnings += sender.warnings
     if disagreeing:
         warnings.append(
             f"of {_people(disagreeing)} an earlier or later line has other contact details, and the first usable line was "

@@ -61,6 +61,17 @@ class Given:
     pulse: int | None
 
     @property
+    def numbers(self) -> str:
+        """As in ``135/85``; one that is missing yet is a dash."""
+        return "/".join("–" if number is None else str(number) for number in (self.systolic, self.diastolic))
+
+    @property
+    def words(self) -> str:
+        """The numbers, and the pulse where it was given."""
+        pulse = "" if self.pulse is None else f", pulse {self.pulse}"
+        return f"{self.numbers}{pulse}"
+
+    @property
     def reading(self) -> blood_pressure.Reading | None:
         """For the average and the record, if nothing is missing and the two numbers aren't swapped."""
         if self.on is None or self.systolic is None or self.diastolic is None or self.systolic <= self.diastolic:
@@ -77,9 +88,8 @@ class Noticed:
 
     @property
     def words(self) -> str:
-        """Which reading it is, and what it says; a number that is missing yet is a dash."""
-        numbers = [str(number) if number is not None else "–" for number in (self.given.systolic, self.given.diastolic)]
-        return f"{self.given.place.page.title}, {self.given.place.where}: {'/'.join(numbers)}"
+        """Which reading it is, and what it says."""
+        return f"{self.given.place.page.title}, {self.given.place.where}: {self.given.numbers}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,15 +115,25 @@ Lacking: TypeAlias = tuple[Page, str]
 """A page on which something has to be answered, and what."""
 
 
-def why_not_complete(form: Form, answers: Answers) -> tuple[Lacking, ...]:
-    """What keeps these answers from being sent; empty: nothing does."""
-    lacking = tuple(
-        (page, f"{page.title}: {question.name}" if page.title else question.name)
-        for page, question in missing(form, answers)
-    )
+def why_not_complete(form: Form, answers: Answers, today: date) -> tuple[Lacking, ...]:
+    """What keeps these answers from being sent; empty: nothing does.
+
+    Readings that lack a number or their date, or whose numbers are swapped: they would be left out of the average.
+    """
+    lacking = [(page, _on(page, question.name)) for page, question in missing(form, answers)]
+    given = blood_pressure.given(form, answers)
+    broken = {each.place.page.link_id for each in given if each.reading is None}
+    for page in form.to_show(answers):
+        if page.link_id in broken:
+            found = blood_pressure.faults(form, page, answers, today)
+            lacking += [(page, _on(page, fault)) for fault in found.values()]
     if lacking or form.in_force(answers):
-        return lacking
+        return tuple(lacking)
     return ((form.to_show(answers)[0], "Answer at least one question"),)
+
+
+def _on(page: Page, what: str) -> str:
+    return f"{page.title}: {what}" if page.title else what
 
 
 def onward(form: Form, page: Page, answers: Answers) -> Page | None:

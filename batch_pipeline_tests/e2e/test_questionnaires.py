@@ -16,8 +16,10 @@ from typing_extensions import override
 
 from batch_pipeline.operations import answering, saving
 from batch_pipeline.providers.protocol import OutgoingMessage
+from batch_pipeline_tests.defs.test_sensors import Daemon
 from batch_pipeline_tests.e2e.surgery import Person, Surgery, T, by_email, by_sms, csv_text, hours
 from batch_pipeline_tests.e2e.test_links import BORN, SITE, browser, posted, token_in
+from batch_pipeline_tests.e2e.test_personal_data import found_in
 from batch_pipeline_tests.gateway.patients import Browser
 from batch_pipeline_tests.gateway.test_questionnaires import numbers
 
@@ -85,13 +87,14 @@ def practice() -> Iterator[Practice]:
     server.server_close()
 
 
-@pytest.mark.both_ledgers
 def test_what_patients_answer_comes_to_the_inbox_and_to_responses_csv(
     surgery: Surgery, posted: list[OutgoingMessage]
 ) -> None:
     rows = [person.row() for person in (*PEOPLE, by_sms(4))]
     rows[3]["Date of birth"] = ""  # which the link would ask for
     ask(surgery, csv_text(rows))
+    warning = "it asks for blood pressure, and workspace larkfield names nobody to be told of an urgent reading"
+    assert warning in surgery.done("review", "bp", at=T).words
     [rejected] = surgery.report("bp", "rejected_rows.csv")
     assert rejected["Reason code"] == "date_of_birth_missing"
     assert "nothing has been answered" in surgery.done("inbox", at=T).out
@@ -100,11 +103,13 @@ def test_what_patients_answer_comes_to_the_inbox_and_to_responses_csv(
     answer(surgery, messages[0], m1=(150, 95), m2=(146, 93))
     send(surgery, messages[0])
     answer(surgery, messages[1], m1=(185, 95))
-    assert answering.with_answers(surgery.house, T) == ["bp"]
+    daemon = Daemon(surgery)
+    assert daemon.cycle("answers_sensor") == ["bp"]
+    assert daemon.tick("answers_sensor") == []
+    assert len(surgery.report("bp", "responses.csv")) == 2
     said = surgery.done("inbox", "bp", at=T + hours(3)).words
     assert "1 completed, 1 in progress, 1 urgent" in said
     assert "3 in progress urgent, nobody is told" in said
-    assert answering.with_answers(surgery.house, T) == []
 
     one, other = surgery.report("bp", "responses.csv")
     assert (one["Line"], one["NHS number"], one["Name"], one["Date of birth"]) == (
@@ -134,6 +139,7 @@ def test_what_patients_answer_comes_to_the_inbox_and_to_responses_csv(
         assert person.nhs not in json.dumps(found)
 
 
+@pytest.mark.slow
 def test_an_answer_that_can_not_wait_turns_the_check_red_until_somebody_has_seen_it(
     surgery: Surgery, posted: list[OutgoingMessage]
 ) -> None:
@@ -166,6 +172,7 @@ def told(surgery: Surgery) -> tuple[bool, str | None]:
         return found.passed, found.description
 
 
+@pytest.mark.slow
 def test_the_practice_is_told_by_its_webhook_once_and_of_no_patient(
     surgery: Surgery, posted: list[OutgoingMessage], practice: Practice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,7 +207,7 @@ def test_the_practice_is_told_by_its_webhook_once_and_of_no_patient(
 
 
 def test_a_batch_that_asks_nothing_has_no_inbox(surgery: Surgery) -> None:
-    surgery.send(surgery.batch("flu", [by_sms(1)]))
+    surgery.done("submit", surgery.batch("flu", [by_sms(1)]), at=T)
     assert "batch flu asks patients nothing" in surgery.refused("inbox", "flu")
 
 
@@ -217,9 +224,40 @@ def test_a_questionnaire_s_message_has_to_show_the_link(surgery: Surgery, messag
     assert says in surgery.refused("check", spec)
 
 
+def test_a_webhook_s_token_that_is_missing_is_told_before_anything_is_sent(surgery: Surgery) -> None:
+    alerts = {"webhook": "https://duty.example.org", "credentials": "DUTY"}
+    surgery.workspace(links={"base_url": SITE}, alerts=alerts)
+    spec = surgery.batch("bp", PEOPLE, message={**MESSAGE, "questionnaire": "bp_4_day"})
+    assert "the environment variable DUTY_ALERTS_TOKEN isn't set" in surgery.refused("check", spec)
+
+
 def test_a_questionnaire_needs_a_place_for_links_to_lead(surgery: Surgery) -> None:
     spec = surgery.batch("bp", PEOPLE, message={**MESSAGE, "questionnaire": "bp_4_day"})
     assert "doesn't say where links lead" in surgery.refused("check", spec)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("surgery_database", ["sqlite"], indirect=True)  # looks into the ledger's file
+def test_nobody_s_answers_are_where_they_do_not_belong(surgery_on_disk: Surgery, posted: list[OutgoingMessage]) -> None:
+    surgery = surgery_on_disk
+    ask(surgery, [by_sms(1)], "free_text")
+    found, token = patient(surgery, posted[0])
+    assert found.fill(token, "questions/1", **{"reply.text": "=my zebra coughs"}).status_code == 303
+    shown = [
+        surgery.done("inbox", "bp", at=T + hours(2)),
+        surgery.done("inbox", at=T + hours(2)),
+        surgery.done("status", "bp"),
+    ]
+    wanted = {"my zebra coughs", token, by_sms(1).nhs, by_sms(1).surname}
+    places = {place for place, _ in found_in(surgery.home.root, {"my zebra coughs"})}
+    assert places <= {"ledger.sqlite", "ledger.sqlite-wal", "reports/bp/responses.csv"}
+    assert "reports/bp/responses.csv" in places
+    assert found_in(surgery.home.dagster, wanted) == []
+    assert [each for each in wanted if each in " ".join(ran.out + ran.err for ran in shown)] == []
+    [row] = surgery.report("bp", "responses.csv")
+    assert row["Your reply: Your answer"] == "'=my zebra coughs", "a spreadsheet would run it"
+    for path in (surgery.home.reports / "bp" / "responses.csv", surgery.home.data / "inbox" / "bp.parquet"):
+        assert path.stat().st_mode & 0o777 == 0o600
 
 
 # The record
@@ -229,8 +267,8 @@ def test_a_questionnaire_needs_a_place_for_links_to_lead(surgery: Surgery) -> No
     ("saves", "to_record", "kinds"),
     [
         (True, True, {"Communication": 1, "QuestionnaireResponse": 1, "Observation": 2}),
-        (False, True, {"Communication": 1}),
-        (True, False, {}),
+        pytest.param(False, True, {"Communication": 1}, marks=pytest.mark.slow),
+        pytest.param(True, False, {}, marks=pytest.mark.slow),
     ],
     ids=["answers too", "messages alone", "nothing"],
 )

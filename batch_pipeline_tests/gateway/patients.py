@@ -77,14 +77,21 @@ def sent_batch(ledger: Ledger, kept: Path, count: int = 3, batch: str = BATCH, c
     begin(ledger, *(each.line for each in recipients), batch=batch)
 
 
-def asking_batch(ledger: Ledger, kept: Path, questionnaire: str = "bp_7_day", count: int = 3) -> None:
-    """A batch whose messages went, each with a link to a questionnaire: a shipped one, or the text of another."""
+def asking_batch(
+    ledger: Ledger, kept: Path, questionnaire: str = "bp_7_day", count: int = 3, *, attached: bool = False
+) -> None:
+    """A batch whose messages went, each with a link to a questionnaire: a shipped one, or the text of another.
+
+    ``attached``: a file comes with it.
+    """
     text = text_of(questionnaire) if questionnaire in SHIPPED else questionnaire
     form_id = questionnaire if questionnaire in SHIPPED else "mine"
     sha256 = hashlib.sha256(text.encode()).hexdigest()
     (kept / sha256).write_text(text, encoding="utf-8")
     asks = {"id": form_id, "version": "1", "sha256": sha256}
-    spec = batches.spec_json({"batch": BATCH, "questionnaire": asks})
+    file = attachment()
+    (kept / file["sha256"]).write_bytes(PDF)
+    spec = batches.spec_json({"batch": BATCH, "questionnaire": asks, **({"attachment": file} if attached else {})})
     approve(ledger, message_type="questionnaire", questionnaire=form_id, spec=spec)
     recipients = lines(count)
     links.write(ledger, BATCH, "questionnaire", KEYS, birth_rows(*(each.line for each in recipients)), NOW)
@@ -105,6 +112,22 @@ class Clock:
     def wait(self, span: timedelta) -> None:
         self.now += span
         self.steady += span.total_seconds()
+
+
+class SharedClock(Clock):
+    """Of a server in another process: a file beside its ledger says how many days it is ahead."""
+
+    def __init__(self, folder: Path) -> None:
+        self._ahead = folder / "days"
+
+    @property
+    def now(self) -> datetime:  # pyright: ignore[reportIncompatibleVariableOverride]
+        days = int(self._ahead.read_text()) if self._ahead.exists() else 0
+        return NOW + timedelta(days=days, hours=1)
+
+    @property
+    def steady(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return time.monotonic() + 60 * (self.now - NOW).days
 
 
 class Client:
@@ -315,7 +338,8 @@ def _serve(folder: Path, kept: Path, port: int, organisation: str) -> None:
 
     def app() -> ASGIApp:
         log = (folder / "gateway.log").open("a")
-        return Desk(open_ledger(folder), kept, log=log, organisation=organisation).app()
+        clock = SharedClock(folder)
+        return Desk(open_ledger(folder), kept, clock, log=log, organisation=organisation).app()
 
     run(app, "127.0.0.1", port)
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from batch_pipeline.ledger import links
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import alerts, responses
-from batch_pipeline_tests.gateway.patients import Browser, Desk, asking_batch, fields_of, token, words
+from batch_pipeline_tests.gateway.patients import PDF, Browser, Desk, asking_batch, fields_of, token, words
 from batch_pipeline_tests.ledger.given import BATCH, NOW
 from batch_pipeline_tests.ledgers import on_sqlite_alone
 from batch_pipeline_tests.questionnaires.given import ask, bounds, choose, group, resource
@@ -86,17 +86,18 @@ def test_a_week_of_readings_from_the_first_to_the_average_that_is_sent(desk: Des
     assert "You can come back to it until 10 October 2026" in words(first)
     for day in range(1, 8):
         browser = entered(desk)
-        morning = browser.fill(token(), f"questions/{day}", **numbers(day, m1=(150, 95), m2=(146, 93)))
-        assert place(morning) == ""
-        assert f"{TODAY.day + day - 1} October 2026: 2 of 4 readings" in words(browser.open(token()))
-        assert place(browser.fill(token(), f"questions/{day}", **numbers(day, e1=(142, 91), e2=(138, 89)))) == ""
+        if day == 1:
+            morning = browser.fill(token(), DAY_1, **numbers(day, m1=(150, 95), m2=(146, 93)))
+            assert place(morning) == ""
+            assert "1 October 2026: 2 of 4 readings" in words(browser.open(token()))
+        assert place(browser.fill(token(), f"questions/{day}", **numbers(day, **WHOLE))) == ""
         if day < 7:
             desk.clock.wait(DAY)
     row = kept(desk)
     assert (row.first_at, row.completed_at) == (NOW + timedelta(hours=1), None)
     looked_over = browser.client.get(f"/{token()}/check")
     assert "144/92, of 24 readings after the first day." in words(looked_over)
-    assert "150 mmHg" in words(looked_over)
+    assert "Morning, First reading 150/95" in words(looked_over)
     assert place(browser.fill(token(), "check")) == ""
     assert kept(desk).completed_at == desk.clock.now
     sent = browser.open(token())
@@ -341,9 +342,9 @@ def test_what_was_typed_before_the_session_ended_is_kept_and_asks_for_the_date_a
 def test_a_form_that_we_did_not_show_is_kept_nowhere(desk: Desk, form: str) -> None:
     browser = entered(desk)
     fields = fields_of(browser.client.get(f"/{token()}/{DAY_1}")) | {"form": form}
-    assert place(browser.post_form(f"/{token()}/{DAY_1}", fields, numbers(1, m1=(150, 95)))) == DAY_1
+    assert place(browser.post_form(f"/{token()}/{DAY_1}", fields, numbers(1, m1=(150, 95)))) == ""
     others = fields_of(desk.browser().open(token(3)))  # of the date of birth
-    assert place(browser.post_form(f"/{token()}/{DAY_1}", fields | {"form": others["form"]}, {})) == DAY_1
+    assert place(browser.post_form(f"/{token()}/{DAY_1}", fields | {"form": others["form"]}, {})) == ""
     assert kept(desk) is None
 
 
@@ -389,7 +390,7 @@ def test_one_patient_s_answers_are_not_another_s(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["questions", "questions/0", "questions/8", "questions/x", "questions/99999", "advice/9"]
+    "where", ["questions", "questions/0", "questions/8", "questions/x", "questions/99999", "questions/٣", "advice/9"]
 )
 def test_a_page_that_is_not_there_leads_to_the_start(desk: Desk, where: str) -> None:
     assert place(entered(desk).client.get(f"/{token()}/{where}")) == ""
@@ -401,6 +402,18 @@ def test_what_a_link_does_not_open_is_not_there(desk: Desk) -> None:
     assert browser.client.get(f"/{token()}/elsewhere").status_code == 404
     assert browser.client.request("PUT", f"/{token()}/check").status_code == 405
     assert browser.client.request("POST", f"/{token()}/advice/1").status_code == 405
+
+
+def test_a_file_that_comes_with_a_questionnaire_is_there_before_and_after(ledger: Ledger, tmp_path: Path) -> None:
+    asking_batch(ledger, tmp_path, "free_text", attached=True)
+    desk = Desk(ledger, tmp_path)
+    browser = entered(desk)
+    assert "There is a document with this message: Flu leaflet.pdf (PDF)" in words(browser.open(token()))
+    assert browser.download(token()).content == PDF
+    browser.fill(token(), DAY_1, **{"reply.text": "Thank you"})
+    browser.fill(token(), "check")
+    assert "Flu leaflet.pdf" in words(browser.open(token()))
+    assert browser.download(token()).content == PDF
 
 
 def test_nothing_of_an_answer_is_logged(desk: Desk) -> None:

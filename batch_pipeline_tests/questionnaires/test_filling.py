@@ -132,9 +132,32 @@ def test_a_date_without_a_reading_is_forgotten() -> None:
 )
 def test_what_is_required_keeps_answers_from_being_sent(answers: Answers, lacking: list[str]) -> None:
     asked = form(group("page", ask("a", "string", required=True), ask("b", "string")))
-    assert [says for _, says in filling.why_not_complete(asked, answers)] == lacking
+    assert [says for _, says in filling.why_not_complete(asked, answers, MONDAY)] == lacking
+
+
+@pytest.mark.parametrize(
+    ("numbers", "lacking"),
+    [
+        ({"m1": (150, 95)}, None),
+        ({"m1": (150, "")}, "Day 1: Morning, First reading: Bottom number (diastolic): enter this number as well"),
+        (
+            {"m1": (95, 150)},
+            "Day 1: Morning, First reading: Top number (systolic) must be higher than the other number",
+        ),
+    ],
+)
+def test_a_reading_that_is_not_whole_keeps_answers_from_being_sent(
+    numbers: dict[str, tuple[int | str, int | str]], lacking: str | None
+) -> None:
+    kept = fill(BP, {}, readings(BP.pages[0], MONDAY, **numbers), {}).answers
+    found = filling.why_not_complete(BP, kept, MONDAY)
+    assert [says.startswith(lacking or "") for _, says in found] == ([] if lacking is None else [True])
+    if lacking is None:  # they may have been given some days ago
+        assert filling.why_not_complete(BP, kept, MONDAY + timedelta(days=30)) == ()
+    undated = {name: value for name, value in kept.items() if name != "day-1.date"}
+    assert "Day 1: Date of these readings" in filling.why_not_complete(BP, undated, MONDAY)[-1][1]
 
 
 def test_no_answer_at_all_can_not_be_sent() -> None:
-    [(page, says)] = filling.why_not_complete(BP, {})
+    [(page, says)] = filling.why_not_complete(BP, {}, MONDAY)
     assert (page.link_id, says) == ("day-1", "Answer at least one question")

@@ -59,14 +59,15 @@ class _Sheet:
     def address(self, *place: object) -> str:
         return "/".join(("", self.visit.token, *map(str, place)))
 
-    def address_of(self, page: Page, *then: str) -> str:
-        return self.address(_QUESTIONS, filling.number_of(self.form, page), *then)
+    def address_of(self, page: Page, *, what: str = _QUESTIONS, changes: bool = False) -> str:
+        """Of what there is of a page: its questions, or advice. ``changes``: on the way back to where all is looked over."""
+        return self.address(what, filling.number_of(self.form, page), *([_CHANGE] if changes else []))
 
-    def page(self) -> tuple[Page | None, str]:
-        """The page that the address names, if it is asked of this patient; and what follows in the address."""
+    def page(self) -> tuple[Page | None, bool]:
+        """The page that the address names, if it is asked of this patient; and whether it is only to be changed."""
         number, _, then = self.visit.place.partition("/")[2].partition("/")
         is_number = number.isascii() and number.isdecimal() and len(number) < len("1000")
-        return (filling.shown_page(self.form, int(number), self.answers) if is_number else None), then
+        return (filling.shown_page(self.form, int(number), self.answers) if is_number else None), then == _CHANGE
 
     def render(self, template: str, status: int = 200, **values: Any) -> Answer:
         content = self.visit.site.views.render(
@@ -198,7 +199,7 @@ def _asked(sheet: _Sheet, page: Page, filled: Filled | None = None, typed: Mappi
         "questionnaire_page",
         422 if errors else 200,
         title=page.title or sheet.form.title,
-        here=sheet.address(*sheet.visit.place.split("/")),
+        here=sheet.address_of(page, changes=sheet.page()[1]),
         shown=filling.stamp(page, sheet.answers),
         blocks=blocks(page.items, _suggested(sheet, page) | values, errors),
         errors=_pointing(errors),
@@ -234,7 +235,7 @@ async def take(visit: Visit, link: Link) -> Answer:
     """Keeps what was posted, and shows the page once more, or gives advice, or goes on."""
     fields, genuine = await visit.posted("answers", visit.site.of.limits.answers_bytes)
     if not genuine:  # not a form of ours, or one that was open for a day
-        return see_other(f"/{visit.token}/{visit.place}")
+        return see_other(f"/{visit.token}")
     shown = fields.pop("shown", "")
 
     def fold(link: Link, before: Response | None) -> _Taken:
@@ -263,19 +264,19 @@ def _answer_to(visit: Visit, link: Link, page: Page | None, filled: Filled | Non
     if sheet.is_sent:
         return _sent(sheet, 409, filled.noticed)
     sheet = replace(sheet, answers=filled.answers)
-    _, then = sheet.page()
+    _, changes = sheet.page()
     if filled.errors or filled.warnings:
         answer = _asked(sheet, page, filled, fields)
     elif filled.noticed:
-        answer = see_other(sheet.address(_ADVICE, *visit.place.split("/")[1:]))
+        answer = see_other(sheet.address_of(page, what=_ADVICE, changes=changes))
     else:
-        answer = see_other(_onward(sheet, page, then))
+        answer = see_other(_onward(sheet, page, changes=changes))
     return visit.keep_session(answer)
 
 
-def _onward(sheet: _Sheet, page: Page, then: str) -> str:
+def _onward(sheet: _Sheet, page: Page, *, changes: bool) -> str:
     """Where somebody goes from a page that is done."""
-    if then == _CHANGE:
+    if changes:
         return sheet.address(_CHECK)
     if sheet.takes_days:
         return sheet.address()
@@ -289,13 +290,16 @@ def _onward(sheet: _Sheet, page: Page, then: str) -> str:
 async def advise(visit: Visit, link: Link) -> Answer:
     """What to do about the readings of a page that was just filled in."""
     sheet = _Sheet.of(visit, link)
-    page, then = sheet.page()
+    page, changes = sheet.page()
     if page is None or sheet.is_sent:
         return see_other(sheet.address())
     noticed = blood_pressure.noticed(sheet.form, sheet.answers, sheet.today)
     here = tuple(each for each in noticed if each.given.place.page.link_id == page.link_id)
-    onward = _onward(sheet, page, then)
-    return sheet.render("questionnaire_advice", advice=_advice(here), onward=onward) if here else see_other(onward)
+    onward = _onward(sheet, page, changes=changes)
+    if not here:
+        return see_other(onward)
+    back = sheet.address_of(page, changes=changes)
+    return sheet.render("questionnaire_advice", advice=_advice(here), onward=onward, back=back)
 
 
 def _advice(noticed: Sequence[Noticed]) -> list[dict[str, Any]]:
@@ -336,26 +340,29 @@ def _check(sheet: _Sheet, errors: Sequence[Lacking] = (), *, changed: bool = Fal
         ],
         version=0 if response is None else response.version,
         here=sheet.address(_CHECK),
-        errors=[(sheet.address_of(page, _CHANGE), says) for page, says in errors],
+        errors=[(sheet.address_of(page, changes=True), says) for page, says in errors],
         changed=changed,
         advice=_advice(blood_pressure.noticed(sheet.form, sheet.answers, sheet.today)),
     )
 
 
 def _summary(sheet: _Sheet, page: Page) -> dict[str, Any]:
-    """A page's answers. Of readings only those that were given: most of a week's fields are numbers one by one."""
-    held = sheet.form.in_force(sheet.answers)
-    readings = any(place.page.link_id == page.link_id for place in blood_pressure.places(sheet.form))
+    """A page's answers; a reading stands in one row, and those that weren't given in none."""
+    held, place = sheet.form.in_force(sheet.answers), sheet.address_of(page, changes=True)
+    places = [each for each in blood_pressure.places(sheet.form) if each.page.link_id == page.link_id]
+    numbers = {each.link_id for one in places for each in (one.systolic, one.diastolic, one.pulse) if each is not None}
     rows = [
-        {
-            "label": question.name,
-            "answer": in_words(question, held.get(question.link_id)),
-            "place": sheet.address_of(page, _CHANGE),
-        }
+        {"label": question.name, "answer": in_words(question, held.get(question.link_id)), "place": place}
         for question in page.questions
-        if not readings or question.link_id in held
+        if question.link_id not in numbers and (not places or question.link_id in held)
     ]
-    return {"title": page.title, "place": sheet.address_of(page, _CHANGE), "rows": rows}
+    given = blood_pressure.given(sheet.form, sheet.answers)
+    rows += [
+        {"label": each.place.where, "answer": each.words, "place": place}
+        for each in given
+        if each.place.page.link_id == page.link_id
+    ]
+    return {"title": page.title, "place": place, "rows": rows}
 
 
 async def send(visit: Visit, link: Link) -> Answer:
@@ -367,7 +374,7 @@ async def send(visit: Visit, link: Link) -> Answer:
     def fold(link: Link, before: Response | None) -> _Taken:
         sheet = _Sheet.of(visit, replace(link, response=before))
         as_seen = before is not None and fields.get("version") == str(before.version)
-        ready = as_seen and not filling.why_not_complete(sheet.form, sheet.answers)
+        ready = as_seen and not filling.why_not_complete(sheet.form, sheet.answers, sheet.today)
         return _Taken(None, completes=ready, findings=(), before=before)
 
     taken = await visit.site.opening.keep(visit.token_hash, fold, visit.now)
@@ -376,7 +383,7 @@ async def send(visit: Visit, link: Link) -> Answer:
     sheet = _Sheet.of(visit, replace(link, response=taken.before))
     if taken.completes or sheet.is_sent:
         return see_other(sheet.address())
-    lacking = filling.why_not_complete(sheet.form, sheet.answers)
+    lacking = filling.why_not_complete(sheet.form, sheet.answers, sheet.today)
     return visit.keep_session(_check(sheet, lacking, changed=not lacking))
 
 

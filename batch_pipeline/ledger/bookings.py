@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import audit, links
 from batch_pipeline.ledger.dialects import insert, queue_for
-from batch_pipeline.ledger.tables import attempts, booking_reports, bookings, slots
+from batch_pipeline.ledger.tables import Instant, attempts, booking_reports, bookings, slots
 from batch_pipeline.ledger.tables import links as links_table
 from batch_pipeline.rules import slots as rules
 from batch_pipeline.rules.slots import Changes, Known, Slot
@@ -109,8 +109,7 @@ def places(connection: sa.Connection, clinic: Clinic) -> list[Place]:
 
 def free(connection: sa.Connection, clinic: Clinic, now: datetime) -> list[Place]:
     """Those that can be booked at ``now``, in the order of their times."""
-    query = sa.select(*_SLOT).where(_of(clinic), _is_free(now)).order_by(slots.c.starts_at, slots.c.id)
-    return [_place(row) for row in connection.execute(query)]
+    return [_place(row) for row in connection.execute(_FREE, _bound(clinic, now))]
 
 
 def place(connection: sa.Connection, clinic: Clinic, number: int) -> Place | None:
@@ -124,8 +123,20 @@ def workspaces(connection: sa.Connection, booking: str) -> list[str]:
     return list(connection.scalars(sa.select(slots.c.workspace).where(slots.c.booking == booking).distinct()))
 
 
-def _is_free(now: datetime) -> sa.ColumnElement[bool]:
-    return sa.and_(slots.c.removed_at.is_(None), slots.c.starts_at > now, slots.c.booked < slots.c.capacity)
+_IS_FREE = sa.and_(
+    slots.c.workspace == sa.bindparam("of_workspace"),
+    slots.c.booking == sa.bindparam("of_booking"),
+    slots.c.removed_at.is_(None),
+    slots.c.starts_at > sa.bindparam("at", type_=Instant()),
+    slots.c.booked < slots.c.capacity,
+)
+# Statements that patients' pages ask again and again are made once: to make one takes longer than to run it.
+_FREE = sa.select(*_SLOT).where(_IS_FREE).order_by(slots.c.starts_at, slots.c.id)
+_TAKE_ONE = sa.update(slots).where(slots.c.id == sa.bindparam("of_number"), _IS_FREE).values(booked=slots.c.booked + 1)
+
+
+def _bound(clinic: Clinic, now: datetime) -> dict[str, object]:
+    return {"of_workspace": clinic.workspace, "of_booking": clinic.booking, "at": now}
 
 
 def known(connection: sa.Connection, clinic: Clinic) -> dict[str, Known]:
@@ -174,10 +185,30 @@ def _written(slot: Slot) -> dict[str, object]:
 # What a patient chooses ----------------------------------------------------------------------------------------------
 
 
+_WHOSE = (
+    sa.select(links_table.c.batch, links_table.c.patient, attempts.c.line)
+    .join(attempts, sa.and_(attempts.c.batch == links_table.c.batch, attempts.c.patient == links_table.c.patient))
+    .where(links_table.c.token_hash == sa.bindparam("of_hash"), attempts.c.step == "primary")
+)
+_CHOSEN = (
+    sa.select(*_SLOT, bookings.c.identifier, bookings.c.made_at, bookings.c.ended_at)
+    .select_from(links_table)
+    .join(bookings, sa.and_(bookings.c.batch == links_table.c.batch, bookings.c.patient == links_table.c.patient))
+    .outerjoin(slots, slots.c.id == bookings.c.slot)
+    .where(links_table.c.token_hash == sa.bindparam("of_hash"))
+    .order_by(bookings.c.id)
+)
+
+
 def choice(connection: sa.Connection, token_hash: str) -> Choice | None:
     """What the patient of a link chose last; ``None`` before the first time."""
-    whose = _whose(connection, token_hash)
-    return None if whose is None else _choice(connection, whose)
+    rows = connection.execute(_CHOSEN, {"of_hash": token_hash}).all()
+    if not rows:
+        return None
+    last = rows[-1]
+    first = next((row for row in rows if row.id is not None), last)
+    place = None if last.id is None else _place(last)
+    return Choice(last.identifier, place, last.made_at, last.ended_at, first.identifier, len(rows))
 
 
 def book(
@@ -257,37 +288,9 @@ def decline(connection: sa.Connection, token_hash: str, now: datetime, new_id: C
 def _alone(connection: sa.Connection, token_hash: str, now: datetime) -> tuple[_Whose, Choice | None] | None:
     """Who the link's patient is, and what they chose last, with the link locked; ``None`` where it opens no more."""
     link = links.find(connection, token_hash, lock=True)
-    if link is None or link.standing(now) != "open" or (whose := _whose(connection, token_hash)) is None:
+    if link is None or link.standing(now) != "open":
         return None
-    return whose, _choice(connection, whose)
-
-
-def _whose(connection: sa.Connection, token_hash: str) -> _Whose | None:
-    mine = sa.and_(attempts.c.batch == links_table.c.batch, attempts.c.patient == links_table.c.patient)
-    query = (
-        sa.select(links_table.c.batch, links_table.c.patient, attempts.c.line)
-        .join(attempts, mine)
-        .where(links_table.c.token_hash == token_hash, attempts.c.step == "primary")
-    )
-    row = connection.execute(query).one_or_none()
-    return None if row is None else _Whose(*row)
-
-
-def _choice(connection: sa.Connection, whose: _Whose) -> Choice | None:
-    query = (
-        sa.select(*_SLOT, bookings.c.identifier, bookings.c.made_at, bookings.c.ended_at)
-        .select_from(bookings)
-        .outerjoin(slots, slots.c.id == bookings.c.slot)
-        .where(bookings.c.batch == whose.batch, bookings.c.patient == whose.patient)
-        .order_by(bookings.c.id)
-    )
-    rows = connection.execute(query).all()
-    if not rows:
-        return None
-    last = rows[-1]
-    first = next((row for row in rows if row.id is not None), last)
-    place = None if last.id is None else _place(last)
-    return Choice(last.identifier, place, last.made_at, last.ended_at, first.identifier, len(rows))
+    return _Whose(*connection.execute(_WHOSE, {"of_hash": token_hash}).one()), choice(connection, token_hash)
 
 
 def _take(connection: sa.Connection, clinic: Clinic, number: int, last: Choice | None, now: datetime) -> bool:
@@ -295,8 +298,7 @@ def _take(connection: sa.Connection, clinic: Clinic, number: int, last: Choice |
     if last is not None and last.place is not None and last.ended_at is None:
         both = sa.select(slots.c.id).where(slots.c.id.in_((number, last.place.number))).order_by(slots.c.id)
         connection.execute(both.with_for_update()).all()
-    one_left = sa.and_(slots.c.id == number, _of(clinic), _is_free(now))
-    return connection.execute(sa.update(slots).where(one_left).values(booked=slots.c.booked + 1)).rowcount == 1
+    return connection.execute(_TAKE_ONE, {**_bound(clinic, now), "of_number": number}).rowcount == 1
 
 
 def _end(connection: sa.Connection, last: Choice, because: str, now: datetime) -> None:

@@ -6,9 +6,12 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 
 from batch_pipeline import definitions
 from batch_pipeline.defs.resources import ClockResource, HouseResource
+from batch_pipeline.ledger import bookings
+from batch_pipeline.ledger.tables import links, slots
 from batch_pipeline_tests.e2e.surgery import SECOND, Surgery, T, by_sms, hours, numbered
 
 
@@ -244,3 +247,27 @@ def test_sensors_say_that_there_is_no_home(tmp_path: Path) -> None:
     (surgery.home.dagster / "dagster.yaml").unlink()
     with pytest.raises(Exception, match=r"isn't a batch_pipeline home|Error occurred"):
         daemon.tick("dispatch_sensor")
+
+
+def test_bookings_are_reported_and_saved_when_patients_have_chosen_something(daemon: Daemon) -> None:
+    surgery = daemon.surgery
+    surgery.workspace(links={"base_url": "https://msg.larkfield.example.org"})
+    start = (T + hours(48)).isoformat(timespec="minutes")
+    surgery.put(surgery.home.slots / "clinic.csv", f"id,start,minutes\nA,{start},10\n")
+    words = {"type": "self_book", "body": "Please book: {{ link }}", "booking": "clinic"}
+    surgery.send(surgery.batch("flu", [by_sms(1), by_sms(2)], message=words))
+    sensors = ("bookings_sensor", "records_sensor")
+    assert [daemon.tick(sensor, T + SECOND) for sensor in sensors] == [[], []]
+    ledger = surgery.house.ledger
+    with ledger.write() as connection:
+        [token_hash, _] = connection.scalars(sa.select(links.c.token_hash).order_by(links.c.token_hash))
+        [slot] = connection.scalars(sa.select(slots.c.id))
+        clinic = bookings.Clinic("larkfield", "clinic")
+        assert bookings.book(connection, token_hash, clinic, slot, None, T + SECOND, lambda: "b-1") == "done"
+    for sensor in sensors:
+        assert [daemon.cycle(sensor, T + 2 * SECOND) for _ in range(2)] == [["flu"], []]
+    assert sorted(row["Answer"] for row in surgery.report("flu", "bookings.csv")) == ["Booked", "Not answered"]
+    with ledger.write() as connection:
+        assert bookings.cancel(connection, token_hash, "b-1", T + 3 * SECOND) == "done"
+    for sensor in sensors:
+        assert [request.partition_key for request in daemon.tick(sensor, T + hours(1))] == ["flu"]

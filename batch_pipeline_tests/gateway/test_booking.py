@@ -1,20 +1,24 @@
 """A patient books, changes, cancels and declines an appointment in the pages below the date of birth."""
 
+import asyncio
 import re
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from batch_pipeline.gateway.pages.signing import COOKIE, Signer
 from batch_pipeline.ledger import batches, bookings, links, outbox
 from batch_pipeline.ledger.bookings import Clinic
 from batch_pipeline.ledger.engine import Ledger
+from batch_pipeline.rules.links import hash_of
 from batch_pipeline.rules.slots import MOST_CHOICES, Slot
-from batch_pipeline_tests.gateway.patients import PDF, Browser, Desk, attachment, hidden, token, words
+from batch_pipeline_tests.gateway.patients import PDF, Browser, Desk, attachment, hidden, served, token, words
 from batch_pipeline_tests.ledger import test_bookings
-from batch_pipeline_tests.ledger.given import BATCH, NOW, PLAN, begin, lines, rows, submission
+from batch_pipeline_tests.ledger.given import BATCH, NOW, PLAN, begin, lines, open_ledger, rows, submission
 from batch_pipeline_tests.ledger.test_bookings import audited, booked
 from batch_pipeline_tests.ledger.test_links import BORN, KEYS
 from batch_pipeline_tests.ledger.test_links import rows as birth_rows
@@ -222,6 +226,31 @@ def test_a_page_left_open_in_another_window_changes_nothing(desk: Desk) -> None:
     assert patient.submit(stale).status_code == 303
     assert "9:30am" in words(patient.open())
     assert booked(desk.ledger) == {"A": 1, "B": 0, "C": 0}
+
+
+@pytest.mark.slow
+def test_200_at_once_over_the_network_have_10_places_between_them(folder: Path) -> None:
+    ledger = open_ledger(folder)
+    invite(ledger, 200)
+    take_in(ledger, replace(SLOTS[0], capacity=10))
+    signer, now = Signer(KEYS.sessions), NOW + timedelta(hours=1)
+
+    async def book(client: httpx.AsyncClient, line: int) -> int:
+        hashed = hash_of(token(line))
+        form = {"form": signer.sign("form", hashed, now), "slot": "1", "replacing": ""}
+        session = {"Cookie": f"{COOKIE}={signer.sign('session', hashed, now)}"}
+        answer = await client.post(f"/{token(line)}/book", data=form, headers=session)
+        return answer.status_code
+
+    async def everybody(site: str) -> list[int]:
+        async with httpx.AsyncClient(base_url=site, timeout=60) as client:
+            return await asyncio.gather(*(book(client, line) for line in range(2, 202)))
+
+    with served(folder, folder) as site:
+        said = asyncio.run(everybody(site))
+    assert (said.count(303), said.count(409)) == (10, 190)
+    assert booked(ledger) == {"A": 10}
+    ledger.close()
 
 
 # Changing, cancelling, declining

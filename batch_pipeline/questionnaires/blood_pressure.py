@@ -223,14 +223,15 @@ def _on(page: Page, held: Sequence[Given]) -> list[Given]:
     return [each for each in held if each.place.page.link_id == page.link_id]
 
 
-def faults(form: Form, page: Page, answers: Answers, before: Answers, today: date) -> dict[str, str]:
+def faults(form: Form, page: Page, answers: Answers, today: date, before: Answers | None = None) -> dict[str, str]:
     """What is wrong with a page's readings as a whole, by the linkId of the answer that is to be mended.
 
-    A date that readings had ``before`` wasn't old when it was given, and isn't judged by its age again.
+    A date that readings had ``before`` wasn't old when it was given, and isn't judged by its age again; without it, the
+    answers are those that are kept already.
     """
     held = given(form, answers)
     here = _on(page, held)
-    had = next((each.on for each in _on(page, given(form, before))), None)
+    had = next((each.on for each in _on(page, given(form, answers if before is None else before))), None)
     found: dict[str, str] = {}
     for each in here:
         found.update(_of_pair(each))

@@ -65,7 +65,7 @@ def read_page(form: Form, page: Page, fields: Mapping[str, str], before: Answers
                 errors[question.link_id] = _unanswered(question)
     for link_id in blood_pressure.torn(form, page, errors, answers, before):
         answers.pop(link_id, None)
-    for link_id, fault in blood_pressure.faults(form, page, answers, before, today).items():
+    for link_id, fault in blood_pressure.faults(form, page, answers, today, before).items():
         errors.setdefault(link_id, fault)
         if isinstance(answers.get(link_id), date):
             # Readings under a wrong date would count as another day's; without one they wait for the right one.
@@ -83,7 +83,7 @@ def _former_date(
 ) -> dict[str, Value]:
     """The date that a page had, if its readings may have it still: one that came alone was held against nothing."""
     former = {link_id: before[link_id]} if link_id in before else {}
-    wrong = blood_pressure.faults(form, page, {**answers, **former}, before, today)
+    wrong = blood_pressure.faults(form, page, {**answers, **former}, today, before)
     return {} if link_id in wrong else former
 
 

@@ -233,7 +233,7 @@ class Form:
     @property
     def questions(self) -> tuple[Question, ...]:
         """Everything that may be asked."""
-        return tuple(question for page in self.pages for question in page.questions)
+        return _every_question(self)
 
     def page(self, link_id: str) -> Page:
         """The page of that linkId. ``KeyError`` for none."""
@@ -263,6 +263,11 @@ class Form:
             found = {link_id: answers[link_id] for link_id in asked if link_id in answers}
             held.update(found)
             yield shown, found
+
+
+@lru_cache(maxsize=FORMS_AT_HAND)
+def _every_question(form: Form) -> tuple[Question, ...]:
+    return tuple(question for page in form.pages for question in page.questions)
 
 
 @lru_cache(maxsize=FORMS_AT_HAND)

@@ -1,9 +1,10 @@
 """What patients answered, as the inbox and ``responses.csv`` have it: a row a patient, a column a question."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -14,7 +15,7 @@ from batch_pipeline.ledger.alerts import Alert
 from batch_pipeline.ledger.responses import Answered
 from batch_pipeline.questionnaires import blood_pressure
 from batch_pipeline.questionnaires.answers import computed, from_json, plain
-from batch_pipeline.questionnaires.form import Answers, Form, Page, Question
+from batch_pipeline.questionnaires.form import FORMS_AT_HAND, Answers, Form, Page, Question
 from batch_pipeline.reports.columns import RESPONSES, Column, Report
 
 _ROWS = 2_000
@@ -56,12 +57,13 @@ def report_of(form: Form) -> Report:
     return Report(RESPONSES.file, RESPONSES.title, (*RESPONSES.columns, *averages, *asked))
 
 
-def _asked(form: Form) -> Iterator[tuple[Page | None, Question]]:
-    for question in form.computed:
-        yield None, question
-    for page in form.pages:
-        for question in page.questions:
-            yield page, question
+@lru_cache(maxsize=FORMS_AT_HAND)
+def _asked(form: Form) -> tuple[tuple[Page | None, Question], ...]:
+    """What has a column, with its page; what is worked out has none."""
+    return (
+        *((None, question) for question in form.computed),
+        *((page, question) for page in form.pages for question in page.questions),
+    )
 
 
 def _name(n: int) -> str:

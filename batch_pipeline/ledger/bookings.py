@@ -4,7 +4,8 @@ A slot is known by workspace, booking and its id in the file, so that all batche
 of them are booked stands beside it: a place is had by adding one to that where there is one left, in the transaction that
 writes the booking. So no slot gets more than it holds, whoever asks at the same time.
 
-Each of a patient's requests has that patient's link to itself; then slots are locked, in the order of their numbers.
+A patient has one choice at a time of a clinic's slots, by whichever batch's link it was made. Each of a patient's requests
+has the link, and what the patient chooses of the clinic, to itself; then slots are locked, in the order of their numbers.
 Nothing of the batch is: whoever revokes its links has it, and waits for the link.
 """
 
@@ -18,7 +19,7 @@ import sqlalchemy as sa
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import audit, links
 from batch_pipeline.ledger.dialects import insert, queue_for
-from batch_pipeline.ledger.tables import Instant, attempts, booking_reports, bookings, slots
+from batch_pipeline.ledger.tables import Instant, attempts, batches, booking_reports, bookings, slots
 from batch_pipeline.ledger.tables import links as links_table
 from batch_pipeline.rules import slots as rules
 from batch_pipeline.rules.slots import Changes, Known, Slot
@@ -193,16 +194,24 @@ _WHOSE = (
 _CHOSEN = (
     sa.select(*_SLOT, bookings.c.identifier, bookings.c.made_at, bookings.c.ended_at)
     .select_from(links_table)
-    .join(bookings, sa.and_(bookings.c.batch == links_table.c.batch, bookings.c.patient == links_table.c.patient))
+    .join(
+        bookings,
+        sa.and_(
+            bookings.c.patient == links_table.c.patient,
+            bookings.c.workspace == sa.bindparam("of_workspace"),
+            bookings.c.booking == sa.bindparam("of_booking"),
+        ),
+    )
     .outerjoin(slots, slots.c.id == bookings.c.slot)
     .where(links_table.c.token_hash == sa.bindparam("of_hash"))
     .order_by(bookings.c.id)
 )
 
 
-def choice(connection: sa.Connection, token_hash: str) -> Choice | None:
-    """What the patient of a link chose last; ``None`` before the first time."""
-    rows = connection.execute(_CHOSEN, {"of_hash": token_hash}).all()
+def choice(connection: sa.Connection, token_hash: str, clinic: Clinic) -> Choice | None:
+    """What the patient of a link chose last, by this link or another; ``None`` before the first time."""
+    bound = {"of_hash": token_hash, "of_workspace": clinic.workspace, "of_booking": clinic.booking}
+    rows = connection.execute(_CHOSEN, bound).all()
     if not rows:
         return None
     last = rows[-1]
@@ -225,7 +234,7 @@ def book(
     ``replacing``: the identifier of the booking that the patient knows to have, and changes; the new place is had before
     the old one is given back, in one transaction.
     """
-    found = _alone(connection, token_hash, now)
+    found = _alone(connection, token_hash, clinic, now)
     if found is None:
         return "gone"
     whose, last = found
@@ -235,7 +244,7 @@ def book(
         return "taken"
     if last is not None and last.ended_at is None:
         _end(connection, last, "changed" if last.place is not None else "booked", now)
-    _begin(connection, whose, number, now, new_id)
+    _begin(connection, whose, clinic, number, now, new_id)
     said = {"line": whose.line, "slot": number}
     audit.record(connection, now, PATIENT, "book" if replacing is None else "change_booking", whose.batch, said)
     return "done"
@@ -253,9 +262,9 @@ def _settled(last: Choice | None, number: int, replacing: str | None, now: datet
     return "too_often" if last is not None and last.number >= rules.MOST_CHOICES else None
 
 
-def cancel(connection: sa.Connection, token_hash: str, identifier: str, now: datetime) -> Result:
+def cancel(connection: sa.Connection, token_hash: str, clinic: Clinic, identifier: str, now: datetime) -> Result:
     """Cancels a booking of the link's patient, until it begins. The same again is done already."""
-    found = _alone(connection, token_hash, now)
+    found = _alone(connection, token_hash, clinic, now)
     if found is None:
         return "gone"
     whose, last = found
@@ -270,9 +279,11 @@ def cancel(connection: sa.Connection, token_hash: str, identifier: str, now: dat
     return "done"
 
 
-def decline(connection: sa.Connection, token_hash: str, now: datetime, new_id: Callable[[], str]) -> Result:
+def decline(
+    connection: sa.Connection, token_hash: str, clinic: Clinic, now: datetime, new_id: Callable[[], str]
+) -> Result:
     """Notes that the link's patient wants no appointment. Who has one cancels it first."""
-    found = _alone(connection, token_hash, now)
+    found = _alone(connection, token_hash, clinic, now)
     if found is None:
         return "gone"
     whose, last = found
@@ -280,17 +291,24 @@ def decline(connection: sa.Connection, token_hash: str, now: datetime, new_id: C
         return "done" if last.is_declined else "otherwise"
     if last is not None and last.number >= rules.MOST_CHOICES:
         return "too_often"
-    _begin(connection, whose, None, now, new_id)
+    _begin(connection, whose, clinic, None, now, new_id)
     audit.record(connection, now, PATIENT, "decline_booking", whose.batch, {"line": whose.line})
     return "done"
 
 
-def _alone(connection: sa.Connection, token_hash: str, now: datetime) -> tuple[_Whose, Choice | None] | None:
-    """Who the link's patient is, and what they chose last, with the link locked; ``None`` where it opens no more."""
+def _alone(
+    connection: sa.Connection, token_hash: str, clinic: Clinic, now: datetime
+) -> tuple[_Whose, Choice | None] | None:
+    """Who the link's patient is, and what they chose last; ``None`` where the link opens no more.
+
+    Nobody else changes either in this transaction, nor by another link of the same patient.
+    """
     link = links.find(connection, token_hash, lock=True)
     if link is None or link.standing(now) != "open":
         return None
-    return _Whose(*connection.execute(_WHOSE, {"of_hash": token_hash}).one()), choice(connection, token_hash)
+    whose = _Whose(*connection.execute(_WHOSE, {"of_hash": token_hash}).one())
+    queue_for(connection, f"booking:{clinic.workspace}:{clinic.booking}:{whose.patient}", shared=False)
+    return whose, choice(connection, token_hash, clinic)
 
 
 def _take(connection: sa.Connection, clinic: Clinic, number: int, last: Choice | None, now: datetime) -> bool:
@@ -311,31 +329,48 @@ def _end(connection: sa.Connection, last: Choice, because: str, now: datetime) -
 
 
 def _begin(
-    connection: sa.Connection, whose: _Whose, number: int | None, now: datetime, new_id: Callable[[], str]
+    connection: sa.Connection,
+    whose: _Whose,
+    clinic: Clinic,
+    number: int | None,
+    now: datetime,
+    new_id: Callable[[], str],
 ) -> None:
-    row = {**whose._asdict(), "identifier": new_id(), "slot": number, "made_at": now}
+    row = {**whose._asdict(), **clinic._asdict(), "identifier": new_id(), "slot": number, "made_at": now}
     connection.execute(sa.insert(bookings).values(row))
 
 
 # What is reported ----------------------------------------------------------------------------------------------------
 
-_CHANGES = sa.func.count() + sa.func.count(bookings.c.ended_at)
+# Of whoever has a link, by whichever link it was chosen. What they chose of other slots counts, too: a report is made once
+# more than it need be.
+_OF_LINKS = (
+    sa.select(links_table.c.batch, (sa.func.count() + sa.func.count(bookings.c.ended_at)).label("changes"))
+    .join(batches, batches.c.batch == links_table.c.batch)
+    .join(
+        bookings,
+        sa.and_(bookings.c.patient == links_table.c.patient, bookings.c.workspace == batches.c.workspace),
+    )
+    .where(links_table.c.kind == "self_book")
+    .group_by(links_table.c.batch)
+)
 """Only grows, whatever patients do."""
 
 
 def changes(connection: sa.Connection, batch: str) -> int:
     """How often patients of a batch have chosen, or ended what they chose."""
-    return connection.scalar(sa.select(_CHANGES).where(bookings.c.batch == batch)) or 0
+    row = connection.execute(_OF_LINKS.where(links_table.c.batch == batch)).one_or_none()
+    return 0 if row is None else row.changes
 
 
 def unreported(connection: sa.Connection) -> list[str]:
     """Batches of which patients have chosen something since their bookings were reported."""
+    every = _OF_LINKS.subquery("every")
     query = (
-        sa.select(bookings.c.batch)
-        .outerjoin(booking_reports, booking_reports.c.batch == bookings.c.batch)
-        .group_by(bookings.c.batch, booking_reports.c.changes)
-        .having(sa.func.coalesce(booking_reports.c.changes, 0) < _CHANGES)
-        .order_by(bookings.c.batch)
+        sa.select(every.c.batch)
+        .outerjoin(booking_reports, booking_reports.c.batch == every.c.batch)
+        .where(sa.func.coalesce(booking_reports.c.changes, 0) < every.c.changes)
+        .order_by(every.c.batch)
     )
     return list(connection.scalars(query))
 

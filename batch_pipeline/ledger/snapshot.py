@@ -78,11 +78,11 @@ BOOKINGS = pa.schema(
 )
 
 
-def read_bookings(connection: sa.Connection, batch: str) -> Iterator[pa.RecordBatch]:
-    """What each of the batch's patients who can book chose last, by line: as ``read_attempts``, of ``BOOKINGS``."""
+def read_bookings(connection: sa.Connection, batch: str, workspace: str, booking: str) -> Iterator[pa.RecordBatch]:
+    """What each of the batch's patients who can book chose last of these slots: as ``read_attempts``, of ``BOOKINGS``."""
     later = bookings.alias("later")
     last = sa.select(sa.func.max(later.c.id)).where(
-        later.c.batch == links_.c.batch, later.c.patient == links_.c.patient
+        later.c.workspace == workspace, later.c.booking == booking, later.c.patient == links_.c.patient
     )
     answer = sa.case(
         (bookings.c.id.is_(None), "none"),

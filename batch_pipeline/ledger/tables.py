@@ -400,6 +400,9 @@ bookings = sa.Table(
     metadata,
     sa.Column("id", RowId, primary_key=True, autoincrement=True),
     sa.Column("identifier", sa.Text, nullable=False, unique=True, comment="a random UUID, as calendars and FHIR want"),
+    # Whose slots: a patient has one open choice of them, by whichever batch's link.
+    sa.Column("workspace", sa.Text, nullable=False),
+    sa.Column("booking", sa.Text, nullable=False),
     # No key to the batch itself: who revokes its links has it, and waits for the links that are booked by.
     sa.Column("batch", sa.Text, nullable=False),
     sa.Column("patient", sa.Text, nullable=False, comment="keyed hash of the NHS number"),
@@ -412,13 +415,15 @@ bookings = sa.Table(
     # Nobody has two, whoever asks for them at the same time.
     sa.Index(
         "uq_bookings_open",
-        "batch",
+        "workspace",
+        "booking",
         "patient",
         unique=True,
         sqlite_where=sa.text(OPEN_BOOKING),
         postgresql_where=sa.text(OPEN_BOOKING),
     ),
     sa.Index(None, "batch", "patient"),
+    sa.Index(None, "patient"),
     sa.Index(None, "slot"),
     comment="what each patient chose of the slots; one that was changed or cancelled keeps its row",
 )

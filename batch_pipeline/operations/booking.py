@@ -73,7 +73,7 @@ def answered(house: House, batch: str, now: datetime) -> dict[str, Any]:
         raise Refused(f"{batch} offers no slots to book: its message has no booking")
     with house.ledger.read() as connection:
         offered = bookings.places(connection, clinic)
-        rows = [row for some in snapshot.read_bookings(connection, batch) for row in some.to_pylist()]
+        rows = [row for some in snapshot.read_bookings(connection, batch, *clinic) for row in some.to_pylist()]
     to_come = [each for each in offered if each.removed_at is None and each.slot.starts_at > now]
     zone = submitted.workspace.zone
     return {

@@ -2,7 +2,7 @@
 
 import fcntl
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
@@ -51,9 +51,11 @@ def bookings_table(house: House, con: duckdb.DuckDBPyConnection, batch: str, pat
     Gives how many changes of theirs it has: ``bookings.mark_reported``.
     """
     whole = path.with_suffix(".whole")
+    clinic = booking.clinic_of(house.submitted(batch))
     with house.ledger.read() as connection:
         seen = bookings.changes(connection, batch)
-        _write_arrow(snapshot.read_bookings(connection, batch), snapshot.BOOKINGS, whole)
+        rows = () if clinic is None else snapshot.read_bookings(connection, batch, *clinic)
+        _write_arrow(rows, snapshot.BOOKINGS, whole)
     write(con, f"SELECT {', '.join(schemas.BOOKINGS.columns)} FROM {scan(whole)}", path)
     return seen
 
@@ -99,7 +101,7 @@ def _write_attempts(connection: sa.Connection, batch: str, path: Path, step: str
     return _write_arrow(snapshot.read_attempts(connection, batch, step), snapshot.SCHEMA, path)
 
 
-def _write_arrow(tables: Iterator[Any], schema: Any, path: Path) -> Path:
+def _write_arrow(tables: Iterable[Any], schema: Any, path: Path) -> Path:
     """Record batches of a schema of ``ledger.snapshot``, as Parquet that its owner alone can read."""
     with pq.ParquetWriter(path, schema) as writer:
         for rows in tables:

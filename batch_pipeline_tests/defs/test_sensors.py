@@ -268,6 +268,6 @@ def test_bookings_are_reported_and_saved_when_patients_have_chosen_something(dae
         assert [daemon.cycle(sensor, T + 2 * SECOND) for _ in range(2)] == [["flu"], []]
     assert sorted(row["Answer"] for row in surgery.report("flu", "bookings.csv")) == ["Booked", "Not answered"]
     with ledger.write() as connection:
-        assert bookings.cancel(connection, token_hash, "b-1", T + 3 * SECOND) == "done"
+        assert bookings.cancel(connection, token_hash, clinic, "b-1", T + 3 * SECOND) == "done"
     for sensor in sensors:
         assert [request.partition_key for request in daemon.tick(sensor, T + hours(1))] == ["flu"]

@@ -59,9 +59,9 @@ def number(ledger: Ledger, id_: str, clinic: Clinic = CLINIC) -> int:
         return next(each.number for each in bookings.places(connection, clinic) if each.slot.id == id_)
 
 
-def chosen(ledger: Ledger, line: int = 2, batch: str = BATCH) -> Choice | None:
+def chosen(ledger: Ledger, line: int = 2, batch: str = BATCH, clinic: Clinic = CLINIC) -> Choice | None:
     with ledger.read() as connection:
-        return bookings.choice(connection, token_hash(line, batch))
+        return bookings.choice(connection, token_hash(line, batch), clinic)
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Patient:
         return token_hash(self.line, self.batch)
 
     def had(self) -> str | None:
-        last = chosen(self.ledger, self.line, self.batch)
+        last = chosen(self.ledger, self.line, self.batch, self.clinic)
         return last.identifier if last is not None and last.is_booked else None
 
     def book(self, id_: str, **more: Any) -> Result:
@@ -91,16 +91,16 @@ class Patient:
 
     def cancel(self, identifier: str | None = None) -> Result:
         with self.ledger.write() as connection:
-            return bookings.cancel(connection, self.hashed, identifier or self.had() or "none", self.now)
+            return bookings.cancel(connection, self.hashed, self.clinic, identifier or self.had() or "none", self.now)
 
     def decline(self) -> Result:
         with self.ledger.write() as connection:
-            return bookings.decline(connection, self.hashed, self.now, new_id)
+            return bookings.decline(connection, self.hashed, self.clinic, self.now, new_id)
 
     @property
     def has(self) -> str | None:
         """The id of the slot that is booked."""
-        last = chosen(self.ledger, self.line, self.batch)
+        last = chosen(self.ledger, self.line, self.batch, self.clinic)
         return last.place.slot.id if last is not None and last.is_booked and last.place is not None else None
 
 
@@ -125,7 +125,9 @@ def sound(ledger: Ledger) -> None:
             sa.or_(slots.c.booked != counted, slots.c.booked > slots.c.capacity)
         )
         assert connection.execute(wrong).all() == []
-        twice = sa.select(table.c.patient).where(still_open).group_by(table.c.batch, table.c.patient)
+        twice = (
+            sa.select(table.c.patient).where(still_open).group_by(table.c.workspace, table.c.booking, table.c.patient)
+        )
         assert connection.execute(twice.having(sa.func.count() > 1)).all() == []
 
 
@@ -213,11 +215,32 @@ def test_somebody_was_quicker(ledger: Ledger) -> None:
 
 
 def test_capacity_holds_across_batches_that_name_the_same_slots(ledger: Ledger) -> None:
-    invite(ledger)
-    invite(ledger, batch="covid")
+    invite(ledger, 6)
+    invite(ledger, 6, batch="reminder")
     take_in(ledger, slot("A", 3))
-    everybody = [Patient(ledger, line, batch) for line in (2, 3, 4) for batch in (BATCH, "covid")]
+    everybody = [Patient(ledger, line, (BATCH, "reminder")[line % 2]) for line in range(2, 8)]
     assert [each.book("A") for each in everybody] == ["done"] * 3 + ["taken"] * 3
+    sound(ledger)
+
+
+def test_who_booked_by_one_link_has_that_appointment_by_another_and_no_second_one(ledger: Ledger) -> None:
+    """Such as that of a reminder. What was booked belongs to the batch by whose link it was."""
+    invite(ledger)
+    invite(ledger, batch="reminder")
+    take_in(ledger, slot("A", 3), slot("B", 3))
+    first, second = Patient(ledger, 2), Patient(ledger, 2, "reminder")
+    first.book("A")
+    assert (second.has, second.book("B", replacing=None), second.decline()) == ("A", "otherwise", "otherwise")
+    assert second.book("B") == "done"
+    assert (first.has, second.has) == ("B", "B")
+    assert first.cancel() == "done"
+    assert (first.has, second.has) == (None, None)
+    assert [(row.batch, row.ended_because) for row in _choices(ledger)] == [
+        (BATCH, "changed"),
+        ("reminder", "cancelled"),
+    ]
+    with ledger.read() as connection:
+        assert bookings.unreported(connection) == [BATCH, "reminder"]
     sound(ledger)
 
 
@@ -387,6 +410,25 @@ def test_one_patient_who_asks_for_many_at_once_has_one(folder: Path) -> None:
     with ThreadPoolExecutor(12) as pool:
         said = list(pool.map(one, numbers))
     assert (said.count("done"), said.count("otherwise")) == (1, 11)
+    sound(ledger)
+    ledger.close()
+
+
+def test_one_patient_with_two_links_has_one_place(folder: Path) -> None:
+    ledger = open_ledger(folder)
+    invite(ledger)
+    invite(ledger, batch="reminder")
+    take_in(ledger, slot("A", 9), slot("B", 9))
+    numbers = [number(ledger, id_) for id_ in "AB"]
+
+    def one(n: int) -> Result:
+        with ledger.write() as connection:
+            hashed = token_hash(2, (BATCH, "reminder")[n % 2])
+            return bookings.book(connection, hashed, CLINIC, numbers[n % 2], None, NOW, new_id)
+
+    with ThreadPoolExecutor(8) as pool:
+        said = list(pool.map(one, range(8)))
+    assert (said.count("done"), said.count("otherwise")) == (4, 4)
     sound(ledger)
     ledger.close()
 

@@ -60,7 +60,7 @@ class _Time:
 
 async def _show(visit: Visit, link: Link) -> Response:
     """What was chosen; the days to choose from before that."""
-    last = await _choice(visit)
+    last = await _choice(visit, link)
     if last is None:
         return await _days(visit, link)
     if last.is_booked and last.place is not None:
@@ -110,7 +110,7 @@ async def _times_of(visit: Visit, link: Link, day: date, error: str | None = Non
 
 async def _calendar(visit: Visit, link: Link) -> Response:
     """The appointment for the patient's own calendar: no more than the slot says."""
-    last = await _choice(visit)
+    last = await _choice(visit, link)
     if last is None or last.place is None or not last.is_booked:
         return see_other(f"/{visit.token}")
     event = Event(
@@ -137,7 +137,7 @@ async def _confirm(visit: Visit, link: Link) -> Response:
         return await _times_of(visit, link, _day_of(fields.get("day", "")) or visit.now.date(), _NOTHING_CHOSEN, 422)
     if not (place.free and place.slot.starts_at > visit.now):
         return await _taken(visit, link, place.slot)
-    last = await _choice(visit)
+    last = await _choice(visit, link)
     return _page(
         visit,
         link,
@@ -169,7 +169,7 @@ async def _taken(visit: Visit, link: Link, slot: Slot) -> Response:
 
 
 async def _ask_to_cancel(visit: Visit, link: Link) -> Response:
-    last = await _choice(visit)
+    last = await _choice(visit, link)
     if last is None or last.place is None or not last.is_booked or last.place.slot.starts_at <= visit.now:
         return see_other(f"/{visit.token}")
     time = _Time.of(last.place, visit.sender(link).zone)
@@ -185,13 +185,13 @@ async def _cancel(visit: Visit, link: Link) -> Response:
         visit,
         link,
         await visit.site.opening.write(
-            lambda connection: bookings.cancel(connection, visit.token_hash, identifier, visit.now)
+            lambda connection: bookings.cancel(connection, visit.token_hash, _clinic(link), identifier, visit.now)
         ),
     )
 
 
 async def _ask_to_decline(visit: Visit, link: Link) -> Response:
-    last = await _choice(visit)
+    last = await _choice(visit, link)
     return _page(visit, link, "booking_decline") if last is None or last.ended_at else see_other(f"/{visit.token}")
 
 
@@ -203,7 +203,7 @@ async def _decline(visit: Visit, link: Link) -> Response:
         visit,
         link,
         await visit.site.opening.write(
-            lambda connection: bookings.decline(connection, visit.token_hash, visit.now, _new_id)
+            lambda connection: bookings.decline(connection, visit.token_hash, _clinic(link), visit.now, _new_id)
         ),
     )
 
@@ -241,16 +241,18 @@ async def _posted(visit: Visit) -> tuple[dict[str, str], bool]:
     return await visit.posted("form", visit.site.of.limits.body_bytes)
 
 
-async def _choice(visit: Visit) -> Choice | None:
-    return await visit.site.opening.read(lambda connection: bookings.choice(connection, visit.token_hash))
+async def _choice(visit: Visit, link: Link) -> Choice | None:
+    clinic = _clinic(link)
+    return await visit.site.opening.read(lambda connection: bookings.choice(connection, visit.token_hash, clinic))
 
 
 async def _free(visit: Visit, link: Link) -> tuple[Choice | None, list[Place]]:
     """What the patient has, and what there is besides."""
+    clinic = _clinic(link)
     last, free = await visit.site.opening.read(
         lambda connection: (
-            bookings.choice(connection, visit.token_hash),
-            bookings.free(connection, _clinic(link), visit.now),
+            bookings.choice(connection, visit.token_hash, clinic),
+            bookings.free(connection, clinic, visit.now),
         )
     )
     mine = last.place.number if last is not None and last.is_booked and last.place is not None else None

@@ -63,6 +63,8 @@ def _make_bookings() -> None:
         "bookings",
         _row_id("id", autoincrement=True, nullable=False),
         sa.Column("identifier", sa.Text(), nullable=False, comment="a random UUID, as calendars and FHIR want"),
+        sa.Column("workspace", sa.Text(), nullable=False),
+        sa.Column("booking", sa.Text(), nullable=False),
         sa.Column("batch", sa.Text(), nullable=False),
         sa.Column("patient", sa.Text(), nullable=False, comment="keyed hash of the NHS number"),
         sa.Column("line", sa.Integer(), nullable=False),
@@ -80,10 +82,11 @@ def _make_bookings() -> None:
     op.create_index(
         "uq_bookings_open",
         "bookings",
-        ["batch", "patient"],
+        ["workspace", "booking", "patient"],
         unique=True,
         sqlite_where=still_open,
         postgresql_where=still_open,
     )
     op.create_index("ix_bookings_batch_patient", "bookings", ["batch", "patient"], unique=False)
+    op.create_index("ix_bookings_patient", "bookings", ["patient"], unique=False)
     op.create_index("ix_bookings_slot", "bookings", ["slot"], unique=False)

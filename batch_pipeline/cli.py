@@ -687,7 +687,7 @@ def gateway(
 
 @app.command()
 def demo(context: typer.Context) -> None:
-    """Send the two sample cohorts all the way with the simulator, and show what each step did."""
+    """Send the three sample cohorts all the way with the simulator, and show what each step did."""
     from batch_pipeline.demo import run_demo
 
     run_demo(context.obj)

@@ -12,6 +12,7 @@ import random
 import re
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
@@ -101,7 +102,7 @@ class _Patient:
     async def _get(self, place: str) -> str:
         return await self._ask("GET", place, b"", 200)
 
-    async def _post(self, place: str, fields: dict[str, object]) -> str:
+    async def _post(self, place: str, fields: Mapping[str, object]) -> str:
         return await self._ask("POST", place, urlencode(fields).encode(), 303)
 
     async def _ask(self, method: str, place: str, body: bytes, wanted: int) -> str:

@@ -125,7 +125,7 @@ def why_not_complete(form: Form, answers: Answers, today: date) -> tuple[Lacking
     broken = {each.place.page.link_id for each in given if each.reading is None}
     for page in form.to_show(answers):
         if page.link_id in broken:
-            found = blood_pressure.faults(form, page, answers, today, before=answers)
+            found = blood_pressure.faults(form, page, answers, today)
             lacking += [(page, _on(page, fault)) for fault in found.values()]
     if lacking or form.in_force(answers):
         return tuple(lacking)

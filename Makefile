@@ -30,7 +30,7 @@ ui: $(READY) ## Dagster's UI and daemon on http://127.0.0.1:3000 (PORT=...), ove
 	DAGSTER_GRPC_PROXY_HEARTBEAT_TTL_SECONDS=86400 \
 	$(BIN)/dg dev --host 127.0.0.1 --port $(PORT)
 
-test: $(READY) ## the tests, but for the slow ones (about 6 minutes on two cores)
+test: $(READY) ## the tests, but for the slow ones (about 10 minutes on two cores)
 	@$(COMPILED) $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(READY) ## the slow tests: phones against phonenumbers by the million, kill -9, ...

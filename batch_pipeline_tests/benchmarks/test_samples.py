@@ -14,7 +14,11 @@ from benchmarks import cohorts, dirt, people, samples
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = (
+    "asthma-2026-10.csv",
+    "asthma-2026-10.yaml",
+    "asthma-clinic.csv",
     "bp-2026-10.csv",
+    "bp-2026-10.pdf",
     "bp-2026-10.yaml",
     "flu-2026-10.csv",
     "flu-2026-10.yaml",

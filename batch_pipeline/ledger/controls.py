@@ -166,9 +166,16 @@ def held(connection: sa.Connection) -> Hold | None:
 
 def may_have_forgotten(connection: sa.Connection) -> bool:
     """Whether the ledger was restored from a copy, and people haven't let all go on since: nor have they decided again."""
-    unreconciled = sa.exists().where(facts.c.name == _HOLD)
-    undecided = sa.exists().where(general_pause.c.paused_by == RESTORED)
-    return bool(connection.scalar(sa.select(sa.or_(unreconciled, undecided))))
+    return bool(connection.scalar(_MAY_HAVE_FORGOTTEN))
+
+
+# Asked at each request of each patient: made once.
+_MAY_HAVE_FORGOTTEN = sa.select(
+    sa.or_(
+        sa.exists().where(facts.c.name == _HOLD),
+        sa.exists().where(general_pause.c.paused_by == RESTORED),
+    )
+)
 
 
 def release(connection: sa.Connection, by: str, now: datetime) -> None:

@@ -219,8 +219,12 @@ def _count_wrong(connection: sa.Connection, link: Link, address: str, now: datet
 
 
 def _wrong_from(connection: sa.Connection, address: str, now: datetime) -> int:
-    recent = sa.and_(wrong_dates.c.address == address, wrong_dates.c.tried_at > now - rules.WRONG_WITHIN)
-    return connection.scalar(sa.select(sa.func.count()).where(recent)) or 0
+    return connection.scalar(_WRONG_FROM, {"from_address": address, "since": now - rules.WRONG_WITHIN}) or 0
+
+
+_WRONG_FROM = sa.select(sa.func.count()).where(
+    wrong_dates.c.address == sa.bindparam("from_address"), wrong_dates.c.tried_at > sa.bindparam("since")
+)
 
 
 def _note_wrong(connection: sa.Connection, address: str, now: datetime) -> None:

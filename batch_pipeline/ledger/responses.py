@@ -62,45 +62,47 @@ def keep(
 
 
 def _of(connection: sa.Connection, link: Link) -> Response | None:
-    columns = (responses.c[name] for name in Response.__slots__)
-    row = connection.execute(sa.select(*columns).where(_is_of(link))).one_or_none()
+    row = connection.execute(_RESPONSE, _whose(link)).one_or_none()
     return None if row is None else Response(*row)
 
 
-def _is_of(link: Link) -> sa.ColumnElement[bool]:
-    return sa.and_(responses.c.batch == link.batch, responses.c.patient == link.patient)
-
-
 def _line(connection: sa.Connection, link: Link) -> int:
-    mine = sa.and_(attempts.c.batch == link.batch, attempts.c.patient == link.patient, attempts.c.step == "primary")
-    return connection.execute(sa.select(attempts.c.line).where(mine)).scalar_one()
+    return connection.execute(_LINE, _whose(link)).scalar_one()
+
+
+def _whose(link: Link) -> dict[str, str]:
+    return {"of_batch": link.batch, "of_patient": link.patient}
+
+
+# Made once: to make them at each post takes longer than to run them.
+_IS_THEIRS = sa.and_(responses.c.batch == sa.bindparam("of_batch"), responses.c.patient == sa.bindparam("of_patient"))
+_RESPONSE = sa.select(*(responses.c[name] for name in Response.__slots__)).where(_IS_THEIRS)
+_LINE = sa.select(attempts.c.line).where(
+    attempts.c.batch == sa.bindparam("of_batch"),
+    attempts.c.patient == sa.bindparam("of_patient"),
+    attempts.c.step == "primary",
+)
+_INSERT = sa.insert(responses)
+_UPDATE = (
+    sa.update(responses)
+    .where(_IS_THEIRS, responses.c.version == sa.bindparam("had_version"))
+    .values({name: sa.bindparam(f"new_{name}") for name in ("answers", "changed_at", "completed_at", "version")})
+)
 
 
 def _begin(connection: sa.Connection, link: Link, line: int, answers: str, now: datetime) -> None:
-    connection.execute(
-        sa.insert(responses).values(
-            batch=link.batch,
-            patient=link.patient,
-            line=line,
-            answers=answers,
-            first_at=now,
-            changed_at=now,
-            version=1,
-        )
-    )
+    given = {"batch": link.batch, "patient": link.patient, "line": line, "answers": answers}
+    connection.execute(_INSERT, {**given, "first_at": now, "changed_at": now, "version": 1})
 
 
 def _renew(connection: sa.Connection, link: Link, before: Response, change: Change, now: datetime) -> None:
-    renewed = connection.execute(
-        sa.update(responses)
-        .where(_is_of(link), responses.c.version == before.version)
-        .values(
-            answers=before.answers if change.answers is None else change.answers,
-            changed_at=now,
-            completed_at=now if change.completes else None,
-            version=before.version + 1,
-        )
-    )
+    new = {
+        "new_answers": before.answers if change.answers is None else change.answers,
+        "new_changed_at": now,
+        "new_completed_at": now if change.completes else None,
+        "new_version": before.version + 1,
+    }
+    renewed = connection.execute(_UPDATE, {**_whose(link), "had_version": before.version, **new})
     if renewed.rowcount != 1:
         raise RuntimeError("the answers were changed by somebody who hadn't locked their link")
 

@@ -1,7 +1,8 @@
 """What the pages ask of the ledger, on threads of their own.
 
 Those that write have others than those that read: while an outbox is written nobody else can write, and a patient who
-gave the date of birth before can have the file all the same.
+gave the date of birth before can have the file all the same. On SQLite those that want to write at the same time do so in
+one transaction: each by itself, they would wait for each other by trying again and again.
 """
 
 import asyncio
@@ -13,15 +14,17 @@ from typing import TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
+from batch_pipeline.clocks import seconds_since_boot
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import controls, links, responses
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.links import Link, Response, Tried
 from batch_pipeline.ledger.responses import Changed, Closed
+from batch_pipeline.ledger.together import WritesTogether
 from batch_pipeline.rules import links as rules
 from batch_pipeline.rules.links import LinkKeys
 
-_READERS, _WRITERS = 4, 2
+_READERS, _WRITERS = 4, 8
 Found = TypeVar("Found")
 
 
@@ -39,6 +42,7 @@ class Opening:
         self._seconds = seconds
         self._readers = ThreadPoolExecutor(_READERS, "links-read")
         self._writers = ThreadPoolExecutor(_WRITERS, "links-write")
+        self._writes = WritesTogether(ledger, seconds_since_boot)
 
     async def find(self, token_hash: str) -> Link | None:
         """The link of a token's hash. ``Busy`` while the ledger may have forgotten that it was revoked."""
@@ -78,8 +82,7 @@ class Opening:
             return question(connection)
 
     def _write(self, question: Callable[[sa.Connection], Found]) -> Found:
-        with self._ledger.write() as connection:
-            return question(connection)
+        return self._writes.write(question)
 
     def _find(self, token_hash: str) -> Link | None:
         with self._ledger.read() as connection:
@@ -89,15 +92,13 @@ class Opening:
 
     def _try(self, token_hash: str, born: date, address: str, now: datetime) -> Tried:
         birth_hash = rules.birth_hash(self._keys, token_hash, born)
-        with self._ledger.write() as connection:
-            return links.try_date(connection, token_hash, birth_hash, self._hashed(address), now)
+        hashed = self._hashed(address)
+        return self._writes.write(lambda connection: links.try_date(connection, token_hash, birth_hash, hashed, now))
 
     def _note_download(self, token_hash: str, now: datetime) -> None:
-        with self._ledger.write() as connection:
-            links.note_download(connection, token_hash, now)
+        self._writes.write(lambda connection: links.note_download(connection, token_hash, now))
 
     def _keep(
         self, token_hash: str, fold: Callable[[Link, Response | None], Changed], now: datetime
     ) -> Changed | Closed:
-        with self._ledger.write() as connection:
-            return responses.keep(connection, token_hash, fold, now)
+        return self._writes.write(lambda connection: responses.keep(connection, token_hash, fold, now))

@@ -36,10 +36,11 @@ test: $(READY) ## the tests, but for the slow ones (about 10 minutes on two core
 test-slow: $(READY) ## the slow tests: phones against phonenumbers by the million, kill -9, ...
 	@$(COMPILED) $(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
-bench: $(READY) ## how fast a cohort of 1,000,000 lines is planned, 100,000 messages sent, 10,000 receipts taken
+bench: $(READY) ## how fast a cohort of 1,000,000 lines is planned, 100,000 messages sent, 10,000 receipts taken, 2,000 patients served
 	@$(BIN)/python -m benchmarks.planning --rows 1000000
 	@$(BIN)/python -m benchmarks.dispatching --messages 100000
 	@$(BIN)/python -m benchmarks.gateway --receipts 10000
+	@$(BIN)/python -m benchmarks.patients --patients 2000 --seconds 60
 
 bench-large: $(READY) ## the same with 10,000,000 lines
 	@$(BIN)/python -m benchmarks.planning --rows 10000000

@@ -358,7 +358,7 @@ def test_the_calendar_file_says_what_the_slot_says_and_a_change_takes_its_place(
     second = _calendar(patient)
     assert (second["UID"], second["SEQUENCE"], second["DTSTART"]) == (first["UID"], "1", "20261006T110000Z")
     assert patient.token not in str(second)
-    assert "999" not in str(second)
+    assert "999" not in str({**second, "UID": "random"})
 
 
 def test_the_batch_s_document_is_there_too(ledger: Ledger, tmp_path: Any) -> None:

@@ -15,6 +15,7 @@ import typer
 from batch_pipeline.errors import DISK_IS_FULL, Refused, RunFailed, is_full_disk
 from batch_pipeline.home import Home, keep_private
 from batch_pipeline.house import House
+from batch_pipeline.rules import steps
 
 app = typer.Typer(
     name="batch-pipeline",
@@ -256,7 +257,7 @@ def cancel(
     ] = False,
     at: At = None,
 ) -> None:
-    """Cancel a batch for ever: what isn't begun is never sent. What was sent keeps its course."""
+    """Cancel a batch for ever: what isn't begun is never sent, reminders too. What was sent keeps its course."""
     from batch_pipeline.operations import controlling
 
     done = controlling.cancel(context.obj, batch, by, _now(at), with_fallbacks=with_fallbacks)
@@ -264,6 +265,8 @@ def cancel(
     _say(f"{batch}: {already}{done.by} cancelled it{how} at {_when(done.at)}")
     if done.new:
         _say(f"{done.messages:,} messages and {done.fallbacks:,} queued fallbacks are not sent")
+    if done.reminders:
+        _say("nobody is reminded any more")
 
 
 @app.command()
@@ -334,7 +337,7 @@ def resolve(
     resolved = controlling.resolve(context.obj, batch, line or [], by, _now(at), sent=sent)
     for each in resolved:
         what = "was sent" if sent else "was not sent: the next dispatch sends it, unless the batch is cancelled"
-        _say(f"{batch}, line {each.line}: the {each.step} message by {each.channel} {what}")
+        _say(f"{batch}, line {each.line}: the {steps.label(each.step)} by {each.channel} {what}")
     if not resolved:
         _say(f"{batch}: nothing is unconfirmed")
 
@@ -371,9 +374,9 @@ def reconcile(
 
 @app.command()
 def sweep(context: typer.Context, at: At = None) -> None:
-    """Do all that is due by now for every batch: receipts and time-outs, then fallbacks; and what patients answered."""
+    """Do all that is due by now for every batch: receipts and time-outs, fallbacks, answers, then reminders."""
     from batch_pipeline.operations.answering import with_answers
-    from batch_pipeline.operations.dispatching import with_fallbacks_due, with_news
+    from batch_pipeline.operations.dispatching import with_fallbacks_due, with_news, with_reminders_due
 
     house: House = context.obj
     now = _now(at)
@@ -383,6 +386,7 @@ def sweep(context: typer.Context, at: At = None) -> None:
         ("receipts", "receipts of", lambda: with_news(house, now)),
         ("fallback", "fallbacks of", lambda: with_fallbacks_due(house, now)),
         ("inbox", "answers of", lambda: with_answers(house, now)),
+        ("reminders", "reminders of", lambda: with_reminders_due(house, now)),
     ):
         _say("nothing is due")
 

@@ -28,6 +28,14 @@ _BATCHES: Sequence[tuple[str, datetime, Callable[[datetime], Sequence[Visit]] | 
 texts failed."""
 
 
+_SWEEP: Sequence[tuple[str, Callable[[House, datetime], Sequence[str]]]] = (
+    ("receipts", dispatching.with_news),
+    ("fallback", dispatching.with_fallbacks_due),
+    ("reminders", dispatching.with_reminders_due),
+)
+"""What the sensors do in between: jobs, and for which batches."""
+
+
 def run_demo(house: House) -> None:
     """Shows every step. Run again in the same home, it plans the same and sends nothing again."""
     console = Console(soft_wrap=True)
@@ -83,10 +91,9 @@ def _one(console: Console, house: House, runner: Runner, batch: str, at: datetim
 
     def sweep(moment: datetime) -> None:
         say(f"sweep {_when(moment)}")
-        for due in dispatching.with_news(house, moment):
-            runner.run("receipts", due, moment)
-        for due in dispatching.with_fallbacks_due(house, moment):
-            runner.run("fallback", due, moment)
+        for job, with_something_due in _SWEEP:
+            for due in with_something_due(house, moment):
+                runner.run(job, due, moment)
         console.print(view.one_line(status(house, batch)))
 
     window = timedelta(hours=figures["fallback_after_hours"])
@@ -100,6 +107,7 @@ def _one(console: Console, house: House, runner: Runner, batch: str, at: datetim
             console.print(f"{moment:%d %B %H:%M}: {patients.come(visit)}")
 
     end = at + timedelta(days=10)
+    sweep(end)
     if visits:
         _show_replies(console, house, runner, batch, end, say)
     say(f"save {batch} {_when(end)}")

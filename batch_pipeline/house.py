@@ -42,7 +42,7 @@ from batch_pipeline.records.writer import Writer
 from batch_pipeline.rules import paths, policy
 from batch_pipeline.rules.attachments import Attachment
 from batch_pipeline.rules.links import LinkKeys
-from batch_pipeline.sending import fallbacks
+from batch_pipeline.sending import fallbacks, reminders
 from batch_pipeline.sending.alerting import ByEmail, ByWebhook, Messenger
 from batch_pipeline.sending.unread_news import UnreadNews
 from batch_pipeline.settings import (
@@ -402,6 +402,14 @@ class House:
             provider=workspace.providers.sms,
             opted_out=_under_every_number({self.hasher.hash(number) for number in sms}, same),
             deceased=_under_every_number(deceased, same),
+            likely_to_fail=self._failed_numbers(workspace, now),
+        )
+
+    def reminder_facts(self, workspace: Workspace, now: datetime) -> reminders.ReminderFacts:
+        """What is asked again of a patient at the moment a reminder is due."""
+        return reminders.ReminderFacts(
+            providers=workspace.providers.names,
+            not_to_be_sent=self.not_to_be_sent(workspace, now),
             likely_to_fail=self._failed_numbers(workspace, now),
         )
 

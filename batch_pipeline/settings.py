@@ -483,6 +483,7 @@ class MessageChoice(Checked):
         {
             "questionnaire": "questionnaire",
             "saves_responses": "questionnaire",
+            "reminders": "questionnaire",
             "booking": "self_book",
             "decline_snomed": "self_book",
         }
@@ -495,6 +496,7 @@ class MessageChoice(Checked):
     subject: Text | None = None
     questionnaire: WorkspaceId | None = None
     saves_responses: bool = False
+    reminders: bool | None = Field(None, description="false: who hasn't answered isn't reminded")
     booking: WorkspaceId | None = None
     decline_snomed: Snomed | None = None
     attachment: Text | None = None
@@ -504,6 +506,11 @@ class MessageChoice(Checked):
     def carries_link(self) -> bool:
         """Whether each message has the patient's own address in it."""
         return self.attachment is not None or self.booking is not None or self.type == "questionnaire"
+
+    @property
+    def reminds(self) -> bool:
+        """Whether patients who haven't answered are reminded."""
+        return self.type == "questionnaire" and self.reminders is not False
 
     @model_validator(mode="after")
     def _keys_that_go_together(self) -> Self:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from batch_pipeline.operations.previewing import Preview
 from batch_pipeline.progress import watched as watched_progress
-from batch_pipeline.rules import reasons
+from batch_pipeline.rules import reasons, steps
 from batch_pipeline.templates import CHANNELS, Message, Template
 
 
@@ -34,6 +34,7 @@ def plan(batch: str, plan_hash: str, figures: Mapping[str, Any], reports: Path) 
     """A plan, as it is reviewed."""
     currency = figures["cost"]["currency"]
     hours = figures["fallback_after_hours"]
+    reminders = figures.get("reminders")
     parts: list[RenderableType] = [
         Text(f"Plan of {batch}, {plan_hash[:12]}", style="bold"),
         Text(f"Message: {_message(figures['message_key'])}{_codes(figures.get('snomed', ()))}"),
@@ -56,12 +57,14 @@ def plan(batch: str, plan_hash: str, figures: Mapping[str, Any], reports: Path) 
             {
                 f"every App message read ({figures['fragments']['best']:,} SMS fragments)": figures["cost"]["best"],
                 f"all fall back ({figures['fragments']['worst']:,} SMS fragments)": figures["cost"]["worst"],
+                **_of_reminders(reminders),
             },
         ),
         Text(
             f"Sent in one wave when approved and dispatched; App messages unread after {hours:g} hours fall back to SMS."
             f" Finished at the latest {figures['finished_after_hours']:g} hours after sending."
         ),
+        *([] if reminders is None else [Text(_when_reminded(reminders["days"]))]),
         Text(f"Providers: {', '.join(f'{_PATHS[path]} {name}' for path, name in figures['providers'].items())}"),
     ]
     for path, sample in figures["samples"].items():
@@ -82,6 +85,19 @@ def plan(batch: str, plan_hash: str, figures: Mapping[str, Any], reports: Path) 
     if not figures["problems"]:
         parts.append(Text(f"To approve it: batch-pipeline approve {batch} --by NAME --plan {plan_hash[:12]}"))
     return Group(*parts)
+
+
+def _of_reminders(reminders: Mapping[str, Any] | None) -> dict[str, Any]:
+    if reminders is None:
+        return {}
+    most = f"{reminders['messages']:,} messages, {reminders['fragments']:,} SMS fragments"
+    return {f"and reminders, if nobody answers ({most})": reminders["cost"]}
+
+
+def _when_reminded(days: Sequence[int]) -> str:
+    if list(days) == list(range(days[0], days[-1] + 1)) and len(days) > 1:
+        return f"Who hasn't sent answers is reminded on each of the days {days[0]} to {days[-1]} without readings."
+    return f"Who hasn't answered is reminded on day {' and '.join(map(str, days))}."
 
 
 _PATHS = {"email": "email", "nhs_app": "NHS App", "sms": "SMS"}
@@ -272,7 +288,7 @@ def one_line(found: Mapping[str, Any]) -> str:
     """Where a batch stands, in one sentence."""
     counts = ", ".join(
         f"{found[name]:,} {name.replace('_', ' ')}"
-        for name in ("delivered", "emailed", "failed", "awaiting", "unconfirmed", "fallback_sent")
+        for name in ("delivered", "emailed", "failed", "awaiting", "unconfirmed", "fallback_sent", "reminders")
         if found[name]
     )
     return f"{found['batch']}: {_label(found)}" + (f" ({counts})" if counts else "")
@@ -314,7 +330,7 @@ def unconfirmed(batch: str, found: Sequence[Any]) -> RenderableType:
         table.add_column(name)
     for each in found:
         when = each.begun_at.isoformat(timespec="seconds")
-        table.add_row(str(each.line), each.step, _PATHS[each.channel], each.provider, when)
+        table.add_row(str(each.line), steps.label(each.step), _PATHS[each.channel], each.provider, when)
     return Group(
         Text(f"{batch}: {len(found):,} messages that may or may not have been sent", style="bold"),
         table,
@@ -327,11 +343,11 @@ def reconciled(done: Any, asked: Any | None) -> Iterator[str]:
     yield f"put back: {done.messages:,} messages in {done.chunks:,} chunks, for the next dispatch to finish"
     for each in done.apart:
         yield (
-            f"{each.batch}, line {each.line}: the {each.step} message was perhaps sent, and is planned otherwise by now: "
+            f"{each.batch}, line {each.line}: the {steps.label(each.step)} was perhaps sent, and is planned otherwise by now: "
             f"unconfirmed; see `batch-pipeline resolve {each.batch}`"
         )
     for each in done.kept:
-        yield f"{each.batch}, line {each.line}: the {each.step} message was perhaps sent twice, also in chunk {each.chunk}"
+        yield f"{each.batch}, line {each.line}: the {steps.label(each.step)} was perhaps sent twice, also in chunk {each.chunk}"
     for batch, count in done.waiting.items():
         yield (
             f"{batch}: {count:,} chunks were sent, and the ledger has no outbox of it: submit the same files, approve the plan, run `batch-pipeline dispatch "

@@ -12,6 +12,7 @@ from batch_pipeline.defs.refusals import refusals
 from batch_pipeline.defs.resources import ClockResource, HouseResource
 from batch_pipeline.operations import dispatching
 from batch_pipeline.planning import tables as schemas
+from batch_pipeline.rules.steps import PRIMARY
 
 GROUP = "dispatch"
 
@@ -39,7 +40,7 @@ def written_outbox(
         home,
         batch,
         schemas.OUTBOX,
-        step="primary",
+        steps=[PRIMARY],
         metadata={
             "added": written.added,
             "moved": written.moved,
@@ -63,7 +64,7 @@ def sent_messages(
     with refusals():
         done = dispatching.send(home, batch, "primary", clock.now)
     yield from tables.attempts(
-        home, batch, schemas.DISPATCH, step="primary", metadata={"accepted": done.accepted, "refused": done.refused}
+        home, batch, schemas.DISPATCH, steps=[PRIMARY], metadata={"accepted": done.accepted, "refused": done.refused}
     )
 
 

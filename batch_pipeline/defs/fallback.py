@@ -12,6 +12,7 @@ from batch_pipeline.defs.refusals import refusals
 from batch_pipeline.defs.resources import ClockResource, HouseResource
 from batch_pipeline.operations import dispatching
 from batch_pipeline.planning import tables as schemas
+from batch_pipeline.rules.steps import FALLBACK
 
 
 @dg.multi_asset(
@@ -31,7 +32,7 @@ def fallback_messages(
         home,
         batch,
         schemas.FALLBACKS,
-        step="fallback",
+        steps=[FALLBACK],
         metadata={
             "queued": swept.queued,
             "could_not_go": tables.markdown(("because", "patients"), swept.against),

@@ -36,6 +36,7 @@ plan = _job(
 dispatch = _job("dispatch", "Queues the approved plan and sends it, each message once.", "outbox", "dispatch")
 receipts = _job("receipts", "Folds what the providers say into the batch.", "receipts")
 fallback = _job("fallback", "Sends the fallbacks that are due.", "fallbacks")
+reminders = _job("reminders", "Sends the reminders that are due.", "reminders")
 records = _job("records", "Saves what was sent to the record, each message once.", "records")
 inbox = _job("inbox", "Brings what patients answered to the inbox, and alerts to the practice.", "inbox")
 bookings = _job("bookings", "Reports what patients booked.", "bookings")

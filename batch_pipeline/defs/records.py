@@ -15,7 +15,7 @@ from batch_pipeline.planning import tables as schemas
 
 
 @dg.multi_asset(
-    deps=["receipts", "fallbacks"],
+    deps=["receipts", "fallbacks", "reminders"],
     outs={"records": tables.out(schemas.RECORDS, "records")},
     check_specs=[tables.fits_spec(schemas.RECORDS)],
     partitions_def=BATCHES,

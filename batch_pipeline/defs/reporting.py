@@ -41,7 +41,7 @@ def non_contactable_report(
 
 
 @dg.multi_asset(
-    deps=["receipts", "fallbacks"],
+    deps=["receipts", "fallbacks", "reminders"],
     outs={"delivery_metrics": tables.out(schemas.DELIVERY_METRICS, GROUP)},
     check_specs=[tables.fits_spec(schemas.DELIVERY_METRICS)],
     partitions_def=BATCHES,

@@ -1,6 +1,6 @@
 """From a table's pandera schema to what Dagster shows and checks of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -109,12 +109,17 @@ def made_from(submitted: Submitted, *tables: Path) -> Iterator[None]:
 
 
 def attempts(
-    house: House, batch: str, schema: pa.DataFrameSchema, *, step: str | None = None, metadata: Mapping[str, Any]
+    house: House,
+    batch: str,
+    schema: pa.DataFrameSchema,
+    *,
+    steps: Sequence[str] | None = None,
+    metadata: Mapping[str, Any],
 ) -> Iterator[dg.AssetCheckResult | dg.Output[Path]]:
     """The ledger's attempts of a batch, as they are now, as the table of an asset."""
     with house.staging() as folder, house.duck() as con:
         path = folder / str(schema.name)
-        reporting.attempts_table(house, con, batch, path, step=step)
+        reporting.attempts_table(house, con, batch, path, steps=steps)
         yield fits(con, schema, path)
         states = con.sql(f"SELECT state, count(*) FROM {scan(path)} GROUP BY ALL ORDER BY ALL").fetchall()
         yield dg.Output(

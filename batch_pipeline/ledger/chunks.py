@@ -26,7 +26,8 @@ from batch_pipeline.ledger.dialects import (
     spelt_out,
 )
 from batch_pipeline.ledger.leases import Leases
-from batch_pipeline.ledger.tables import UNSENT, Instant, attempts, batches, chunks
+from batch_pipeline.ledger.tables import UNSENT, Instant, attempts, batches, chunks, responses
+from batch_pipeline.rules import steps
 
 Outcome = Literal["accepted", "unconfirmed", "returned"]
 
@@ -69,7 +70,7 @@ class Sendable:
 
     def lets(self, step: str) -> bool:
         """Whether messages of a step may be begun."""
-        cancelled = self.cancelled if step == "primary" else self.fallbacks_cancelled
+        cancelled = self.fallbacks_cancelled if step == steps.FALLBACK else self.cancelled
         return self.applied and not self.paused and not cancelled
 
 
@@ -227,7 +228,8 @@ def _unsent(step: str, channel: str) -> sa.Select[Any]:
         attempts.c.provider == sa.bindparam("of_provider"),
         _unsent_rows,
     )
-    return query.where(~_read_in_app()) if step == "fallback" else query
+    needless = _needless(step)
+    return query if needless is None else query.where(~needless)
 
 
 def has_unsent(connection: sa.Connection, batch: str, step: str, channel: str, provider: str) -> bool:
@@ -461,7 +463,7 @@ def take_back_fallbacks(connection: sa.Connection, batch: str, whose: sa.ColumnE
 
     What was known when it was queued may be days old. ``whose``: condition on the row of a fallback.
     """
-    unsent = sa.and_(attempts.c.batch == batch, attempts.c.step == "fallback", _unsent_rows, whose)
+    unsent = sa.and_(attempts.c.batch == batch, attempts.c.step == steps.FALLBACK, _unsent_rows, whose)
     lock_in_order(connection, attempts, sa.select(attempts.c.id).where(unsent))
     patients = connection.scalars(sa.delete(attempts).where(unsent).returning(attempts.c.patient)).all()
     if patients:
@@ -470,24 +472,37 @@ def take_back_fallbacks(connection: sa.Connection, batch: str, whose: sa.ColumnE
     return len(patients)
 
 
-def drop_needless(connection: sa.Connection, batch: str) -> int:
-    """Takes back fallbacks that aren't begun and whose App message was read meanwhile; gives how many."""
-    needless = sa.select(attempts.c.patient).where(
-        attempts.c.batch == batch,
-        attempts.c.step == "fallback",
-        attempts.c.channel == "sms",
-        _unsent_rows,
-        _read_in_app(),
-    )
-    dropped = 0
-    for patient in connection.scalars(needless).all():
-        mine = sa.and_(attempts.c.batch == batch, attempts.c.patient == patient)
+def drop_needless(connection: sa.Connection, batch: str, step: str) -> None:
+    """Takes back what isn't begun of a step and isn't needed any more.
+
+    Fallbacks whose App message was read meanwhile, reminders whose patient has answered.
+    """
+    needless = _needless(step)
+    if needless is None:
+        return
+    mine = sa.and_(attempts.c.batch == batch, attempts.c.step == step, _unsent_rows)
+    patients = connection.scalars(sa.select(attempts.c.patient).where(mine, needless)).all()
+    for patient in patients:
         # Again only where unsent: on PostgreSQL another process may have begun it since it was looked for.
-        still_unsent = sa.delete(attempts).where(mine, attempts.c.step == "fallback", _unsent_rows)
-        if connection.execute(still_unsent).rowcount:
-            connection.execute(sa.update(attempts).where(mine, attempts.c.step == "primary").values(fallback_at=None))
-            dropped += 1
-    return dropped
+        dropped = connection.execute(sa.delete(attempts).where(mine, attempts.c.patient == patient)).rowcount
+        if dropped and step == steps.FALLBACK:
+            primary = sa.and_(attempts.c.batch == batch, attempts.c.patient == patient, attempts.c.step == "primary")
+            connection.execute(sa.update(attempts).where(primary).values(fallback_at=None))
+
+
+def _needless(step: str) -> sa.ColumnElement[bool] | None:
+    """Condition on an unsent message of a step: there is no reason any more to send it. None: there always is."""
+    if step == steps.FALLBACK:
+        return sa.and_(attempts.c.channel == "sms", _read_in_app())
+    return _has_answered() if step in steps.REMINDERS else None
+
+
+def _has_answered() -> sa.ColumnElement[bool]:
+    return sa.exists().where(
+        responses.c.batch == attempts.c.batch,
+        responses.c.patient == attempts.c.patient,
+        responses.c.completed_at.is_not(None),
+    )
 
 
 def _read_in_app() -> sa.ColumnElement[bool]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.ledger import audit
+from batch_pipeline.ledger import audit, reminders
 from batch_pipeline.ledger import batches as batches_
 from batch_pipeline.ledger.dialects import insert
 from batch_pipeline.ledger.tables import UNSENT, attempts, batches, facts, general_pause
@@ -65,6 +65,8 @@ class Cancelled:
     """That were not begun."""
     fallbacks: int = 0
     """That were queued and not begun."""
+    reminders: bool = False
+    """Whether it would have reminded anybody yet."""
 
 
 def is_paused() -> sa.ColumnElement[bool]:
@@ -228,19 +230,27 @@ def cancel(connection: sa.Connection, batch: str, by: str, now: datetime, *, wit
         )
     )
     batches_.mark_changed(connection, batch)
+    reminds = reminders.are_to_come(connection, batch)
     messages, fallbacks = end_unsent_if_cancelled(connection, batch, now)
     detail = {"with_fallbacks": with_fallbacks, "messages": messages, "fallbacks": fallbacks}
     audit.record(connection, now, by, "cancel", batch, detail)
-    return Cancelled(at, name, with_fallbacks, new=True, messages=messages, fallbacks=fallbacks)
+    return Cancelled(
+        at, name, with_fallbacks, new=True, messages=messages, fallbacks=fallbacks, reminders=reminds and new
+    )
 
 
 def end_unsent_if_cancelled(connection: sa.Connection, batch: str, now: datetime) -> tuple[int, int]:
     """Ends what isn't begun of a cancelled batch: messages, and fallbacks if they were cancelled too; gives how many.
 
+    With the messages its reminders end: nobody is asked again for what was called off.
+
     Also what is unsent again, after a chunk was given back or a person found that it wasn't sent.
     """
     known = batches_.get(connection, batch, lock=True)
-    messages = _cancel_messages(connection, batch, now) if known.cancelled_at is not None else 0
+    messages = 0
+    if known.cancelled_at is not None:
+        messages = _cancel_messages(connection, batch, now)
+        reminders.end(connection, batch)
     fallbacks = _end_queued_fallbacks(connection, batch, now) if known.fallbacks_cancelled_at is not None else 0
     return messages, fallbacks
 

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from batch_pipeline.ledger import controls
+from batch_pipeline.ledger import controls, reminders
 from batch_pipeline.ledger.dialects import one_of_texts
 from batch_pipeline.ledger.figures import status
 from batch_pipeline.ledger.tables import (
@@ -21,6 +21,7 @@ from batch_pipeline.ledger.tables import (
     tells_of_attempt,
 )
 from batch_pipeline.rules.policy import SMS_TIMEOUT, sms_timeout_cutoff
+from batch_pipeline.rules.steps import REMINDERS
 
 
 def ready_to_send(connection: sa.Connection) -> list[str]:
@@ -89,6 +90,14 @@ def with_unsent_fallbacks(connection: sa.Connection) -> set[str]:
     return set(connection.scalars(query))
 
 
+def with_reminders(connection: sa.Connection, now: datetime) -> list[str]:
+    """Batches in which a reminder is due, or was queued and not sent. Paused ones wait."""
+    asking = sa.select(batches.c.batch).where(~controls.is_paused(), batches.c.questionnaire.is_not(None))
+    unfinished = asking.where(sa.or_(_unsent(*REMINDERS), _open_chunk(*REMINDERS)))
+    due = reminders.batches_due(connection, now)
+    return sorted({*connection.scalars(unfinished), *(due and due & set(connection.scalars(asking)))})
+
+
 def ended_unreported(connection: sa.Connection) -> list[str]:
     """Batches in which every patient has ended and of which no final report was made since.
 
@@ -109,9 +118,9 @@ def ended_unreported(connection: sa.Connection) -> list[str]:
     return [batch for batch in connection.scalars(query) if status(connection, batch).all_ended]
 
 
-def _unsent(step: str) -> sa.ColumnElement[bool]:
-    return sa.exists().where(attempts.c.batch == batches.c.batch, attempts.c.step == step, sa.text(UNSENT))
+def _unsent(*steps: str) -> sa.ColumnElement[bool]:
+    return sa.exists().where(attempts.c.batch == batches.c.batch, attempts.c.step.in_(steps), sa.text(UNSENT))
 
 
-def _open_chunk(step: str) -> sa.ColumnElement[bool]:
-    return sa.exists().where(chunks.c.batch == batches.c.batch, chunks.c.step == step, chunks.c.settled_at.is_(None))
+def _open_chunk(*steps: str) -> sa.ColumnElement[bool]:
+    return sa.exists().where(chunks.c.batch == batches.c.batch, chunks.c.step.in_(steps), chunks.c.settled_at.is_(None))

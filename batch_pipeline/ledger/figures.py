@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import controls, records
+from batch_pipeline.ledger import reminders as reminders_
 from batch_pipeline.ledger.tables import approvals, attempts, batches
 from batch_pipeline.rules import reasons
 from batch_pipeline.rules.costs import Prices, Sent, cost, saved_by_app
@@ -36,14 +37,14 @@ KEYS: tuple[str, ...] = (
     *("batch", "status", "lines", "patient_list", "rejected", "duplicates", "non_contactable", "recipients"),
     *("without_valid_mobile", "delivered", "emailed", "read", "unread", "failed", "fallback_sent"),
     *("fallback_delivered", "awaiting", "cancelled", "expired", "unconfirmed", "held_back", "no_sms_fallback"),
-    *("double_contact", "fragments", "cost", "currency"),
+    *("double_contact", "reminders", "fragments", "cost", "currency"),
 )
-"""Of ``figures``, in their order. All but lines, rejected, duplicates, fragments and cost count patients."""
+"""Of ``figures``, in their order. All but lines, rejected, duplicates, reminders, fragments and cost count patients."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the attempts of an outbox have come to. Counts patients, fragments apart."""
+    """What the attempts of an outbox have come to. Counts patients; reminders and fragments apart."""
 
     recipients: Mapping[str, int]
     """By the channel of the primary attempt."""
@@ -56,11 +57,13 @@ class Progress:
     fallback_sent: int
     fallback_delivered: int
     double_contact: int
+    reminders: int
+    """That providers took."""
     sent: Sent
     fragments_saved: int
     """Of the texts that patients who read in the App would have got, and didn't."""
     for_record: int
-    """Messages, fallbacks among them, that are written to the record sooner or later."""
+    """Messages, fallbacks and reminders among them, that are written to the record sooner or later."""
 
 
 class _Group(NamedTuple):
@@ -76,6 +79,16 @@ class _Group(NamedTuple):
     patients: int
     primary_fragments: int
     fallback_fragments: int
+
+
+class _Reminders(NamedTuple):
+    """Reminders that are alike in everything that is counted."""
+
+    channel: str
+    state: str
+    taken: bool
+    messages: int
+    fragments: int
 
 
 def figures(connection: sa.Connection, batch: str, plan_figures: Mapping[str, Any], prices: Prices) -> dict[str, Any]:
@@ -94,7 +107,7 @@ def figures(connection: sa.Connection, batch: str, plan_figures: Mapping[str, An
     non_contactable = _by_name(plan_figures, "non_contactable", reasons.CODES)
     found: dict[str, Any] = {
         "batch": batch,
-        "status": batch_status(_batch_facts(known, reached, records.saved(connection, batch))),
+        "status": batch_status(_batch_facts(known, reached, records.saved(connection, batch), reminds=False)),
         **{name: int(plan_figures.get(name, 0)) for name in ("lines", "patient_list", "rejected", "duplicates")},
         "non_contactable": non_contactable,
         "recipients": dict(reached.recipients),
@@ -106,6 +119,7 @@ def figures(connection: sa.Connection, batch: str, plan_figures: Mapping[str, An
         "fallback_delivered": reached.fallback_delivered,
         "no_sms_fallback": int(plan_figures.get("no_sms_fallback", 0)),
         "double_contact": reached.double_contact,
+        "reminders": reached.reminders,
         "fragments": reached.sent.sms_fragments,
         "cost": cost(reached.sent, prices),
         "currency": prices.currency,
@@ -117,7 +131,8 @@ def status(connection: sa.Connection, batch: str) -> BatchFacts:
     """What the batch's label follows from (``states.batch_status``, ``states.shown_status``)."""
     known = _batch(connection, batch)
     reached = progress(connection, batch) if known.applied_plan is not None else None
-    return _batch_facts(known, reached, records.saved(connection, batch))
+    reminds = reminders_.are_to_come(connection, batch)
+    return _batch_facts(known, reached, records.saved(connection, batch), reminds=reminds)
 
 
 def saved(reached: Progress, prices: Prices) -> Decimal:
@@ -140,7 +155,7 @@ def to_json(value: Mapping[str, Any]) -> str:
 
 def progress(connection: sa.Connection, batch: str) -> Progress:
     """What the batch's attempts have come to, in one reading of its rows."""
-    groups = _groups(connection, batch)
+    groups, reminders = _groups(connection, batch)
 
     def patients(chosen: Iterable[_Group]) -> int:
         return sum(group.patients for group in chosen)
@@ -158,17 +173,22 @@ def progress(connection: sa.Connection, batch: str) -> Progress:
         fallback_sent=patients(fell_back),
         fallback_delivered=patients(group for group in groups if group.fallback in ("read", "delivered")),
         double_contact=patients(group for group in read if group.fallback_taken),
+        reminders=sum(each.messages for each in reminders if each.taken),
         sent=Sent(
-            emails=patients(group for group in groups if group.channel == "email" and group.primary_taken),
-            app_messages=patients(group for group in app if group.primary_taken),
+            emails=patients(group for group in groups if group.channel == "email" and group.primary_taken)
+            + sum(each.messages for each in reminders if each.channel == "email" and each.taken),
+            app_messages=patients(group for group in app if group.primary_taken)
+            + sum(each.messages for each in reminders if each.channel == "nhs_app" and each.taken),
             sms_fragments=sum(
                 group.primary_fragments for group in groups if group.channel == "sms" and group.primary_taken
             )
-            + sum(group.fallback_fragments for group in fell_back),
+            + sum(group.fallback_fragments for group in fell_back)
+            + sum(each.fragments for each in reminders if each.channel == "sms" and each.taken),
         ),
         fragments_saved=sum(group.primary_fragments for group in read if not group.fallback_taken),
         for_record=patients(group for group in groups if group.primary in RECORDED_STATES)
-        + patients(group for group in groups if group.fallback in RECORDED_STATES),
+        + patients(group for group in groups if group.fallback in RECORDED_STATES)
+        + sum(each.messages for each in reminders if each.state in RECORDED_STATES),
     )
 
 
@@ -190,7 +210,7 @@ def _batch(connection: sa.Connection, batch: str) -> sa.Row[Any, Any, Any, Any]:
 
 
 def _batch_facts(
-    known: sa.Row[Any, Any, Any, Any], reached: Progress | None, saved_so_far: records.Saved
+    known: sa.Row[Any, Any, Any, Any], reached: Progress | None, saved_so_far: records.Saved, *, reminds: bool
 ) -> BatchFacts:
     outbox_written = known.applied_plan is not None
     recipients = sum(reached.recipients.values()) if reached else 0
@@ -203,6 +223,7 @@ def _batch_facts(
         paused=bool(known.paused),
         saving=any(saved_so_far),
         all_saved=reached is not None and saved_so_far.written >= reached.for_record,
+        reminds=reminds,
     )
 
 
@@ -221,14 +242,15 @@ def _nothing_yet(plan_figures: Mapping[str, Any], *, cancelled: bool) -> Progres
     classes["cancelled" if cancelled else "awaiting"] = sum(recipients.values()) - held_back
     return Progress(
         recipients, classes, ended=0, begun=0, read=0, unread=0, fallback_sent=0, fallback_delivered=0,
-        double_contact=0, sent=Sent(0, 0, 0), fragments_saved=0, for_record=0,
+        double_contact=0, reminders=0, sent=Sent(0, 0, 0), fragments_saved=0, for_record=0,
     )  # fmt: skip
 
 
 # All that is counted of an attempt, packed into one number: the ledger is read straight through once, and nothing
 # is joined, sorted or made into a Python row there. A million attempts take two seconds so, and six in SQL alone.
 _CHANNEL, _STATE, _MAY_FALL_BACK, _NO_FALLBACK, _TAKEN, _FALLBACK = 1, 1 << 2, 1 << 6, 1 << 7, 1 << 8, 1 << 9
-_FACTS = 1 << 10
+_REMINDER = 1 << 10
+_FACTS = 1 << 11
 _LINE_BITS = 26
 _FRAGMENTS, _LINE = _FACTS, 1 << _LINE_BITS
 _OF_LINE = _LINE - 1
@@ -242,13 +264,15 @@ _ATTEMPTS = sa.text(f"""
         + CASE WHEN {may_fall_back_sql("a")} THEN {_MAY_FALL_BACK} ELSE 0 END
         + CASE WHEN a.no_fallback_at IS NULL THEN 0 ELSE {_NO_FALLBACK} END
         + CASE WHEN {taken_sql("a")} THEN {_TAKEN} ELSE 0 END
-        + CASE a.step WHEN 'primary' THEN 0 ELSE {_FALLBACK} END
+        + CASE a.step WHEN 'primary' THEN 0 WHEN 'fallback' THEN {_FALLBACK} ELSE {_REMINDER} END
     FROM attempts a WHERE a.id BETWEEN :first AND :last AND coalesce(a.batch, '') = :batch
 """)
 
 
-def _groups(connection: sa.Connection, batch: str) -> list[_Group]:
-    packed = _packed(connection, batch)
+def _groups(connection: sa.Connection, batch: str) -> tuple[list[_Group], list[_Reminders]]:
+    every = _packed(connection, batch)
+    reminder = every & _REMINDER > 0
+    packed, reminders = every[~reminder], _reminders(every[reminder])
     fallback = packed & _FALLBACK > 0
     first, second = packed[~fallback], np.sort(packed[fallback])
     # Each patient's fallback, by line; a state of its own where there is none.
@@ -256,7 +280,7 @@ def _groups(connection: sa.Connection, batch: str) -> list[_Group]:
     found[found >> _LINE_BITS != first >> _LINE_BITS] = _NO_STATE * _STATE
     kinds, patients = np.unique(first & _OF_LINE | (found & _OF_LINE) << _LINE_BITS, return_counts=True)
     known = _known(connection, {(kind % _FACTS, kind // _LINE % _FACTS) for kind in kinds.tolist()})
-    return [
+    groups = [
         _Group(
             **known[kind % _FACTS, kind // _LINE % _FACTS],
             primary_taken=kind & _TAKEN > 0,
@@ -266,6 +290,21 @@ def _groups(connection: sa.Connection, batch: str) -> list[_Group]:
             fallback_fragments=count * (kind // _LINE // _FRAGMENTS),
         )
         for kind, count in zip(kinds.tolist(), patients.tolist(), strict=True)
+    ]
+    return groups, reminders
+
+
+def _reminders(packed: Packed) -> list[_Reminders]:
+    kinds, messages = np.unique(packed & _OF_LINE, return_counts=True)
+    return [
+        _Reminders(
+            channel=PATHS[kind % _STATE],
+            state=ATTEMPT_STATES[kind // _STATE % 16],
+            taken=kind & _TAKEN > 0,
+            messages=count,
+            fragments=count * (kind // _FRAGMENTS),
+        )
+        for kind, count in zip(kinds.tolist(), messages.tolist(), strict=True)
     ]
 
 

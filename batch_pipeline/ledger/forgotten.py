@@ -15,7 +15,7 @@ from batch_pipeline.ledger import audit
 from batch_pipeline.ledger import batches as batches_
 from batch_pipeline.ledger.controls import RESTORED
 from batch_pipeline.ledger.dialects import lock_in_order, one_of, unindexed
-from batch_pipeline.ledger.tables import FALLBACK_OPEN, UNSENT, attempts, chunks
+from batch_pipeline.ledger.tables import FALLBACK_OPEN, REMINDER_OPEN, UNSENT, attempts, chunks
 
 
 class Kind(NamedTuple):
@@ -50,9 +50,11 @@ def last_claim(connection: sa.Connection) -> datetime | None:
 
 
 def may_have_gone(connection: sa.Connection, batch: str) -> bool:
-    """Whether anything of a batch isn't begun, or may still fall back: the rest is known to have gone."""
+    """Whether anything of a batch isn't begun, or may still fall back or be reminded: the rest is known to have gone."""
     mine = unindexed(attempts.c.batch) == batch
-    there = (sa.select(sa.literal(1)).where(sa.text(rows), mine).limit(1) for rows in (UNSENT, FALLBACK_OPEN))
+    there = (
+        sa.select(sa.literal(1)).where(sa.text(rows), mine).limit(1) for rows in (UNSENT, FALLBACK_OPEN, REMINDER_OPEN)
+    )
     return any(connection.scalar(query) is not None for query in there)
 
 

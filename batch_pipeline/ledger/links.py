@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import sqlalchemy as sa
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.ledger import audit, chunks
+from batch_pipeline.ledger import audit, chunks, reminders
 from batch_pipeline.ledger import batches as batches_
 from batch_pipeline.ledger.chunks import Message
 from batch_pipeline.ledger.dialects import one_of, upsert_many
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import UNSENT, attempts, batches, links, responses, to_microseconds, wrong_dates
 from batch_pipeline.rules import links as rules
+from batch_pipeline.rules import steps
 from batch_pipeline.rules.links import Kind, LinkKeys, Standing
 
 if TYPE_CHECKING:
@@ -137,9 +138,11 @@ def completer(keys: LinkKeys, batch: str) -> Callable[[Message], Message]:
 
 # Opening them --------------------------------------------------------------------------------------------------------
 
+_BRING_LINKS = (steps.PRIMARY, steps.FALLBACK)
+"""A reminder tells of the link that there is: it makes its life no longer."""
 _SENT_AT = (
     sa.select(sa.func.max(attempts.c.begun_at))
-    .where(attempts.c.batch == links.c.batch, attempts.c.patient == links.c.patient)
+    .where(attempts.c.batch == links.c.batch, attempts.c.patient == links.c.patient, attempts.c.step.in_(_BRING_LINKS))
     .scalar_subquery()
 )
 _ANSWERED = tuple(responses.c[name] for name in ("answers", "first_at", "changed_at", "completed_at", "version"))
@@ -298,7 +301,7 @@ def _patients_of(connection: sa.Connection, batch: str, lines: Collection[int]) 
 def withdraw_revoked(connection: sa.Connection, batch: str, now: datetime) -> int:
     """Cancels what isn't begun of a batch's messages whose links are revoked; gives how many.
 
-    Their texts that were to follow are taken back: the next sweep ends them, and says why.
+    What was to follow is taken back, texts and reminders: the next sweep ends it, and says why.
     """
     revoked = sa.select(links.c.patient).where(links.c.batch == batch, links.c.revoked_at.is_not(None))
     every = connection.scalar(sa.select(batches.c.links_revoked_at).where(batches.c.batch == batch)) is not None
@@ -307,6 +310,7 @@ def withdraw_revoked(connection: sa.Connection, batch: str, now: datetime) -> in
     unsent = sa.and_(attempts.c.batch == batch, attempts.c.step == "primary", sa.text(UNSENT))
     whose = sa.true() if every else attempts.c.patient.in_(revoked)
     chunks.take_back_fallbacks(connection, batch, whose)
+    reminders.take_back(connection, batch, whose)
     return connection.execute(sa.update(attempts).where(unsent, whose).values(cancelled_at=now)).rowcount
 
 

@@ -50,6 +50,7 @@ GIVEN = (
     "held_back",
     "policy",
     "fallback_after",
+    "reminder_day",
 )
 """The columns of a plan's rows. ``patient`` and ``address_hash`` are keyed hashes, ``fallback_after`` microseconds."""
 
@@ -67,6 +68,7 @@ _CONTENT = (
     "fragments",
     "policy",
     "fallback_after",
+    "reminder_day",
 )
 """What of an attempt a new plan may change, as long as the attempt isn't begun; and being held back.
 

@@ -74,7 +74,7 @@ class Facts(NamedTuple):
 
     identifier: str
     first: str | None
-    """Of a fallback: the reference of the App message that it followed."""
+    """Of a fallback or a reminder: the reference of the message that it followed."""
     channel: str
     provider: str
     nhs_number: str | None
@@ -106,7 +106,7 @@ Due = sa.Select[int, str, int]
 def due_messages(connection: sa.Connection, batch: str, now: datetime) -> Due:
     """A batch's messages, of those it has by now, whose entry is certain by now (``rules.records``).
 
-    A fallback follows its App message: while that one's entry is still to come, it waits.
+    A fallback, or a reminder, follows the first message: while that one's entry is still to come, it waits.
     """
     first = attempts.alias("first")
     no_entry = ~sa.exists().where(record_entries.c.identifier == first.c.reference)
@@ -360,13 +360,13 @@ def unnoted(connection: sa.Connection, chunk: RecordChunk) -> list[str]:
 
 
 def message_facts(connection: sa.Connection, identifiers: Sequence[str]) -> list[Facts]:
-    """What there is to write of these messages, in the order of their lines; the App message before its fallback."""
+    """What there is to write of these messages, in the order of their lines; the first message before what followed."""
     first = attempts.alias("first")
     its_first = sa.select(first.c.reference).where(
         first.c.batch == attempts.c.batch,
         first.c.patient == attempts.c.patient,
         first.c.step == "primary",
-        attempts.c.step == "fallback",
+        attempts.c.step != "primary",
     )
     query = sa.select(
         attempts.c.reference,
@@ -376,7 +376,12 @@ def message_facts(connection: sa.Connection, identifiers: Sequence[str]) -> list
         sa.literal_column(entry_status_sql("attempts")),
         *(attempts.c[name] for name in ("failure_kind", "failure_code", "accepted_at", "delivered_at", "read_at")),
     ).where(one_of_texts(connection, attempts.c.reference, identifiers))
-    return [Facts(*row) for row in connection.execute(query.order_by(attempts.c.line, attempts.c.step.desc()))]
+    return [
+        Facts(*row)
+        for row in connection.execute(
+            query.order_by(attempts.c.line, attempts.c.step != "primary", attempts.c.queued_at)
+        )
+    ]
 
 
 def note(connection: sa.Connection, chunk: RecordChunk, noted: Collection[Noted], now: datetime) -> bool:

@@ -25,7 +25,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.ledger import audit, controls
+from batch_pipeline.ledger import audit, controls, reminders
 from batch_pipeline.ledger import batches as batches_
 from batch_pipeline.ledger.controls import RESTORED, Hold
 from batch_pipeline.ledger.dialects import insert, lock_in_order, one_of_texts, queue_for, serving_since
@@ -34,6 +34,9 @@ from batch_pipeline.ledger.journal import Entry, Journal, Noted, day_of
 from batch_pipeline.ledger.lost import Lost, Message, lost_of
 from batch_pipeline.ledger.tables import EPOCH, attempts, batches, chunks, facts, to_microseconds
 from batch_pipeline.ledger.tables import audit as audit_
+from batch_pipeline.rules import steps
+from batch_pipeline.rules.policy import reminder_policy
+from batch_pipeline.rules.reminders import next_day
 
 _ID, _KEY, _PRUNED, _LOOKED_AT = "ledger_id", "hash_key", "journal_pruned", "journal/"
 _ENTRY = (audit_.c.id, audit_.c.at, audit_.c.action)
@@ -610,8 +613,10 @@ def _put_back(connection: sa.Connection, lost: Lost, by: str, now: datetime, don
     entry = lost.entry
     if _known(connection, {entry.chunk}):
         return
-    if entry.step == "fallback":
+    if entry.step == steps.FALLBACK:
         _queue_fallbacks(connection, lost)
+    elif (day := steps.day_of(entry.step)) is not None:
+        _queue_reminders(connection, lost, day)
     sorted_ = _sort(connection, lost)
     apart = [*sorted_.other, *((_insert(connection, lost, each, now), noted) for each, noted in sorted_.new)]
     for chunk, count in sorted_.moved.items():
@@ -788,3 +793,33 @@ def _queue_fallbacks(connection: sa.Connection, lost: Lost) -> None:
             )
             .values(fallback_at=lost.entry.claimed_at, no_fallback_at=None, no_fallback_because=None)
         )
+
+
+def _queue_reminders(connection: sa.Connection, lost: Lost, day: int) -> None:
+    """Queues again, from the first messages, the reminders that the ledger has forgotten, as far as it can."""
+    entry = lost.entry
+    policy = reminder_policy(batches_.get(connection, entry.batch).questionnaire, entry.claimed_at)
+    if policy is None:
+        return
+    wanted = (attempts.c[name] for name in ("id", "reminder_day", *reminders.First._fields))
+    query = sa.select(*wanted).where(attempts.c.batch == entry.batch, attempts.c.step == steps.PRIMARY)
+    for some in _slices(list(lost.messages)):
+        patients = [message.patient for message in some]
+        rows = connection.execute(query.where(one_of_texts(connection, attempts.c.patient, patients))).all()
+        queued = [
+            reminders.row_of(
+                first,
+                content,
+                step=entry.step,
+                channel=entry.channel,
+                provider=entry.provider,
+                reference=f"{first.batch}:{first.line}:{uuid4().hex}",
+                policy=policy.id,
+                at=entry.claimed_at,
+            )
+            for first in map(reminders.First.of, rows)
+            if (content := first.content(entry.channel)) is not None
+        ]
+        reminders.queue(connection, queued)
+        over = [row for row in rows if row.reminder_day is not None and row.reminder_day <= day]
+        reminders.set_days(connection, {row.id: next_day(policy, day) for row in over})

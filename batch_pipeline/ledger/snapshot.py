@@ -4,7 +4,7 @@
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 # (pyarrow comes without types)
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -33,17 +33,19 @@ SCHEMA = pa.schema(
 )
 
 
-def read_attempts(connection: sa.Connection, batch: str, step: str | None = None) -> Iterator[pa.RecordBatch]:
+def read_attempts(
+    connection: sa.Connection, batch: str, steps: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
     """The batch's attempts in the order of their lines, with the state that each is in; nothing personal.
 
-    Record batches of ``SCHEMA``, in one reading of the ledger: memory stays bounded.
+    ``steps``: those of these steps alone. Record batches of ``SCHEMA``, in one reading of the ledger: memory stays bounded.
     """
     columns = [attempts.c.line, attempts.c.fragments, sa.literal_column(attempt_state_sql("attempts")).label("state")]
     columns += [attempts.c[name] for name in _TEXTS]
     columns += [sa.type_coerce(attempts.c[name], sa.BigInteger).label(name) for name in _TIMES]
-    query = sa.select(*columns).where(attempts.c.batch == batch).order_by(attempts.c.line, attempts.c.step.desc())
-    if step is not None:
-        query = query.where(attempts.c.step == step)
+    query = sa.select(*columns).where(attempts.c.batch == batch).order_by(attempts.c.line, attempts.c.id)
+    if steps is not None:
+        query = query.where(attempts.c.step.in_(steps))
     yield from _read(connection, query, SCHEMA)
 
 

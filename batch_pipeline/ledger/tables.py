@@ -172,6 +172,10 @@ FALLBACK_DUE_AT = (
     "(CASE WHEN failed_at IS NOT NULL AND delivered_at IS NULL THEN failed_at"
     " ELSE coalesce(accepted_at, failed_at) + fallback_after END)"
 )
+# From when a message is known to have got somewhere, or to have failed: then the text that followed may have reached.
+REMINDER_OPEN = "reminder_day IS NOT NULL AND coalesce(accepted_at, delivered_at, read_at, failed_at) IS NOT NULL"
+REMINDERS_SINCE = "coalesce(attempts.accepted_at, attempts.delivered_at, attempts.read_at, attempts.failed_at)"
+REMINDER_DUE_AT = "(coalesce(accepted_at, delivered_at, read_at, failed_at) + reminder_day * 86400000000)"
 SMS_OPEN = (
     "channel = 'sms' AND accepted_at IS NOT NULL AND delivered_at IS NULL AND read_at IS NULL"
     " AND failed_at IS NULL AND timed_out_at IS NULL"
@@ -184,7 +188,7 @@ attempts = sa.Table(
     sa.Column("id", RowId, primary_key=True, autoincrement=True),
     sa.Column("batch", sa.Text, sa.ForeignKey("batches.batch"), nullable=False),
     sa.Column("patient", sa.Text, nullable=False, comment="keyed hash of the NHS number"),
-    sa.Column("step", sa.Text, nullable=False, comment="primary | fallback"),
+    sa.Column("step", sa.Text, nullable=False, comment="primary | fallback | reminder_DAY"),
     sa.Column("line", sa.Integer, nullable=False),
     sa.Column("channel", sa.Text, nullable=False, comment="email | nhs_app | sms"),
     sa.Column("provider", sa.Text, nullable=False),
@@ -219,12 +223,14 @@ attempts = sa.Table(
     sa.Column("fallback_at", Instant, comment="when its fallback attempt was queued"),
     sa.Column("no_fallback_at", Instant, comment="when the fallback was due and could not go"),
     sa.Column("no_fallback_because", sa.Text),
+    sa.Column("reminder_day", sa.Integer, comment="days from acceptance to the next reminder; null: none is to come"),
     sa.UniqueConstraint("batch", "patient", "step"),
     # Every index costs each of a million outbox rows several microseconds: these are the ones that pay.
     _partial_index("ix_attempts_unsent", UNSENT, "batch", "step", "channel", "id"),
     _partial_index("ix_attempts_chunk", BEGUN, "chunk", "id"),
     _partial_index("ix_attempts_fallback_clock", FALLBACK_OPEN, sa.text(FALLBACK_DUE_AT), "batch"),
     _partial_index("ix_attempts_sms_clock", SMS_OPEN, "accepted_at"),
+    _partial_index("ix_attempts_reminder_clock", REMINDER_OPEN, sa.text(REMINDER_DUE_AT), "batch"),
     # The last: so that SQLite counts without a look at the rows.
     _partial_index("ix_attempts_failed", FAILED, "batch", "begun_at", "channel", "failed_at"),
 )

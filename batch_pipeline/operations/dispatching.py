@@ -14,6 +14,7 @@ import pyarrow as pa
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House, Submitted, owner
 from batch_pipeline.ledger import audit, batches, due, links, outbox, unread
+from batch_pipeline.ledger import reminders as reminders_
 from batch_pipeline.ledger.breaker import Breaker
 from batch_pipeline.operations import restoring, review
 from batch_pipeline.planning.channels import queue
@@ -22,9 +23,9 @@ from batch_pipeline.planning.message import SAMPLE
 from batch_pipeline.progress import tell
 from batch_pipeline.providers.bounces import Bounces
 from batch_pipeline.providers.protocol import Channel, ChunkRefused, ChunkTooLarge, OutgoingMessage, Unfinished
-from batch_pipeline.rules import emails, phones, policy
+from batch_pipeline.rules import emails, phones, policy, steps
 from batch_pipeline.rules import links as link_rules
-from batch_pipeline.sending import dispatcher, fallbacks, receipts
+from batch_pipeline.sending import dispatcher, fallbacks, receipts, reminders
 from batch_pipeline.sending.recording import Recorder
 
 _ROWS = 20_000
@@ -89,7 +90,9 @@ def write_outbox(
             )
         if submitted.file.message.carries_link:  # on disk before any message that has one
             links.write(house.ledger, batch, _kind_of(submitted), house.link_keys, _births(con, patients), now)
-        return outbox.write(house.ledger, batch, plan, _rows(con, house, submitted, now), now)
+        # As the plan has it that was approved: one that was made by an earlier version has none.
+        first_day = min(figures.get("reminders", {}).get("days", ()), default=None)
+        return outbox.write(house.ledger, batch, plan, _rows(con, house, submitted, first_day, now), now)
 
 
 def _kind_of(submitted: Submitted) -> link_rules.Kind:
@@ -104,9 +107,9 @@ def _births(con: duckdb.DuckDBPyConnection, patients: Path) -> Iterator[pa.Recor
 
 
 def _rows(
-    con: duckdb.DuckDBPyConnection, house: House, submitted: Submitted, now: datetime
+    con: duckdb.DuckDBPyConnection, house: House, submitted: Submitted, first_day: int | None, now: datetime
 ) -> Iterator[pa.RecordBatch]:
-    """The outbox's rows, with provider and fallback policy by path.
+    """The outbox's rows, with provider and fallback policy by path, and the day of the first reminder.
 
     Who had the message meanwhile from another batch is held back as well. That is asked here and not before, because
     the ledger takes these rows in the transaction that writes them: of two outboxes the later one sees the earlier.
@@ -127,9 +130,10 @@ def _rows(
             }
         ),
     )
-    query = """
+    query = f"""
         SELECT line, nhs_number, patient, path, provider, address, address_hash, fallback_number, subject, text,
-            sms_text, fragments, held_back OR patient IN (SELECT patient FROM given_had) AS held_back, policy, fallback_after
+            sms_text, fragments, held_back OR patient IN (SELECT patient FROM given_had) AS held_back, policy, fallback_after,
+            {"NULL" if first_day is None else first_day}::INTEGER AS reminder_day
         FROM outgoing JOIN given_paths USING (path) ORDER BY line
     """
     yield from con.sql(query).to_arrow_reader(_ROWS)
@@ -139,7 +143,7 @@ Clock = Callable[[], datetime]
 """Business time, asked anew at each chunk: what was accepted late must not fall back early."""
 
 
-def send(house: House, batch: str, step: dispatcher.Step, clock: Clock) -> dispatcher.Dispatched:
+def send(house: House, batch: str, step: str, clock: Clock) -> dispatcher.Dispatched:
     """Sends what is queued of a step, each message once, and finishes what a killed run left open.
 
     Whoever opted out, was found to have died, or whose link was revoked since the plan was made is withdrawn first
@@ -150,7 +154,7 @@ def send(house: House, batch: str, step: dispatcher.Step, clock: Clock) -> dispa
     submitted = house.submitted(batch)
     restoring.require_whole(house, clock())
     breaker = Breaker(house.ledger, batch, submitted.workspace.circuit_breaker.as_rule())
-    if step == "primary":
+    if step == steps.PRIMARY:
         now = clock()
         outbox.withdraw(house.ledger, batch, house.not_to_be_sent(submitted.workspace, now), now)
         with house.ledger.write() as connection:
@@ -164,7 +168,7 @@ def send(house: House, batch: str, step: dispatcher.Step, clock: Clock) -> dispa
             step=step,
             now=clock,
             owner=owner(),
-            on_progress=lambda sent, total: tell(f"{step} messages", sent, total),
+            on_progress=lambda sent, total: tell(f"{steps.label(step)}s", sent, total),
             after_chunk=lambda refused: breaker.after_chunk(refused, clock()),
             before_post=recorder.before_post,
             before_return=recorder.before_return,
@@ -287,7 +291,27 @@ def fall_back(house: House, batch: str, clock: Clock) -> tuple[fallbacks.Swept, 
     swept = fallbacks.sweep(house.ledger, batch, now, house.fallback_facts(submitted.workspace, now))
     if swept.paused:  # a pause lifted since would let go what was decided long ago
         return swept, dispatcher.Dispatched()
-    return swept, send(house, batch, "fallback", clock)
+    return swept, send(house, batch, steps.FALLBACK, clock)
+
+
+def remind(house: House, batch: str, clock: Clock) -> tuple[reminders.Swept, list[dispatcher.Dispatched]]:
+    """Queues every reminder that is due, leaves out those that aren't to go, and sends what is queued, day by day.
+
+    What the providers have to say is heard first: nobody is reminded of a message that failed. Nothing goes where one
+    of those who carry the messages couldn't be asked.
+    """
+    now = clock()
+    restoring.require_whole(house, now)
+    submitted = house.submitted(batch)
+    heard = hear(house, batch, now)
+    if heard.faults.keys() & set(submitted.workspace.providers.names.values()) and (fault := heard.fault()) is not None:
+        raise fault
+    swept = reminders.sweep(house.ledger, batch, now, house.reminder_facts(submitted.workspace, now))
+    if swept.paused:
+        return swept, []
+    with house.ledger.read() as connection:
+        unfinished = reminders_.unfinished_steps(connection, batch)
+    return swept, [send(house, batch, step, clock) for step in unfinished]
 
 
 def ready_to_send(house: House) -> list[str]:
@@ -313,3 +337,9 @@ def with_fallbacks_due(house: House, now: datetime) -> list[str]:
     """Batches in which a fallback is due, or was queued and not sent."""
     with house.ledger.read() as connection:
         return sorted(fallbacks.due(connection, now).keys() | due.with_unsent_fallbacks(connection))
+
+
+def with_reminders_due(house: House, now: datetime) -> list[str]:
+    """Batches in which a reminder is due, or was queued and not sent. Paused ones wait."""
+    with house.ledger.read() as connection:
+        return due.with_reminders(connection, now)

@@ -2,7 +2,7 @@
 
 import fcntl
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
@@ -29,10 +29,10 @@ from batch_pipeline.rules import states
 
 
 def attempts_table(
-    house: House, con: duckdb.DuckDBPyConnection, batch: str, path: Path, *, step: str | None = None
+    house: House, con: duckdb.DuckDBPyConnection, batch: str, path: Path, *, steps: Sequence[str] | None = None
 ) -> None:
     """Writes the ledger's attempts of a batch as Parquet, in the columns of ``schemas.RECEIPTS``."""
-    whole = _attempts(house, batch, path.with_suffix(".whole"), step)
+    whole = _attempts(house, batch, path.with_suffix(".whole"), steps)
     write(con, f"SELECT {', '.join(schemas.RECEIPTS.columns)} FROM {scan(whole)}", path)
 
 
@@ -92,13 +92,13 @@ def with_new_bookings(house: House) -> list[str]:
         return bookings.unreported(connection)
 
 
-def _attempts(house: House, batch: str, path: Path, step: str | None = None) -> Path:
+def _attempts(house: House, batch: str, path: Path, steps: Sequence[str] | None = None) -> Path:
     with house.ledger.read() as connection:
-        return _write_attempts(connection, batch, path, step)
+        return _write_attempts(connection, batch, path, steps)
 
 
-def _write_attempts(connection: sa.Connection, batch: str, path: Path, step: str | None = None) -> Path:
-    return _write_arrow(snapshot.read_attempts(connection, batch, step), snapshot.SCHEMA, path)
+def _write_attempts(connection: sa.Connection, batch: str, path: Path, steps: Sequence[str] | None = None) -> Path:
+    return _write_arrow(snapshot.read_attempts(connection, batch, steps), snapshot.SCHEMA, path)
 
 
 def _write_arrow(tables: Iterable[Any], schema: Any, path: Path) -> Path:

@@ -19,7 +19,7 @@ from batch_pipeline.ledger.controls import Hold
 from batch_pipeline.ledger.forgotten import Kind, Unsent
 from batch_pipeline.ledger.restored import PutBack
 from batch_pipeline.providers.protocol import Channel, Provider, Recovery, Unfinished
-from batch_pipeline.sending import fallbacks
+from batch_pipeline.sending import fallbacks, reminders
 
 
 def look(house: House, now: datetime) -> Hold | None:
@@ -116,6 +116,7 @@ def _ask_for_batch(house: House, batch: str, how: _Asking, asked: Asked) -> None
     # Those that are due may have gone as well. Queued, they are asked for like any other.
     facts = house.fallback_facts(submitted.workspace, how.now)
     fallbacks.sweep_though_paused(house.ledger, batch, how.now, facts)
+    reminders.sweep_though_paused(house.ledger, batch, how.now, house.reminder_facts(submitted.workspace, how.now))
     with house.ledger.read() as connection:
         kinds = forgotten.kinds(connection, batch)
     with house.providers(submitted.workspace) as providers:

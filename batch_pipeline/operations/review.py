@@ -30,10 +30,13 @@ AUTO = "auto (as the batch file says)"
 def message_of(con: duckdb.DuckDBPyConnection, submitted: Submitted, cohort: Path) -> Message:
     """The batch's message, able to name every column of its cohort."""
     columns = [row[0] for row in con.sql(f"DESCRIBE FROM {scan(cohort)}").fetchall()]
-    return worded(submitted.message, submitted.workspace, columns, attaching.link_of(submitted))
+    link, reminds = attaching.link_of(submitted), submitted.file.message.reminds
+    return worded(submitted.message, submitted.workspace, columns, link, reminds=reminds)
 
 
-def worded(message: Words, workspace: Workspace, cohort_columns: Sequence[str], link: str | None) -> Message:
+def worded(
+    message: Words, workspace: Workspace, cohort_columns: Sequence[str], link: str | None, *, reminds: bool = False
+) -> Message:
     """A message as a workspace sends it, able to name these columns; ``link`` is the address with its token to come."""
     return Message.of(
         message.body,
@@ -43,6 +46,7 @@ def worded(message: Words, workspace: Workspace, cohort_columns: Sequence[str], 
         bodies=message.bodies,
         link=link,
         email_written=escaped if workspace.providers.email in TAKES_MARKDOWN else as_it_is,
+        reminds=reminds,
     )
 
 

@@ -12,6 +12,7 @@ from batch_pipeline.errors import Refused
 from batch_pipeline.ledger.hashing import Hasher
 from batch_pipeline.planning.duck import literal, noted, notes, scan, write
 from batch_pipeline.planning.message import Message
+from batch_pipeline.rules import reminders as reminders_
 from batch_pipeline.rules.fragments import basic_fragments_sql, fragments_sql, sms_fragments
 
 NO_WORDS = ""
@@ -60,11 +61,12 @@ def assign(  # noqa: PLR0913 - what a plan is made of
     with message.functions(con):
         con.execute(f"""
         CREATE TEMP TABLE addressed AS
-        SELECT * EXCLUDE (sms), CASE WHEN fragments IS NULL THEN sms END AS sms FROM (
+        SELECT * EXCLUDE (sms), CASE WHEN fragments IS NULL OR reminder_fragments IS NULL THEN sms END AS sms FROM (
             SELECT line, nhs_number, path, rule, address, fallback_number, held_back, characters, complete, digest, sms,
                 CASE WHEN by_sms THEN coalesce(basic, length(sms)) END AS sms_characters,
                 CASE WHEN basic IS NULL THEN {fragments_sql("sms")} WHEN by_sms THEN {basic_fragments_sql("basic")} END
-                    AS fragments
+                    AS fragments,
+                {_reminder_fragments(message)} AS reminder_fragments
         FROM (
             SELECT *, CASE WHEN by_sms AND basic IS NULL THEN {sms} END AS sms FROM (
                 SELECT *, {characters} AS characters, {basic} AS basic, {complete} AS complete,
@@ -87,11 +89,24 @@ def assign(  # noqa: PLR0913 - what a plan is made of
             f"""
             SELECT line, nhs_number, path, rule, CASE WHEN path = 'nhs_app' THEN {literal(snapshot)}::VARCHAR END AS snapshot,
                 address, fallback_number, path = 'nhs_app' AND fallback_number IS NULL AS no_sms_fallback, held_back,
-                coalesce(fragments, 0) AS fragments, complete, characters, sms_characters
+                coalesce(fragments, 0) AS fragments, coalesce(reminder_fragments, 0) AS reminder_fragments, complete,
+                characters, sms_characters
             FROM addressed
         """,
             out,
         )
+
+
+def _reminder_fragments(message: Message) -> str:
+    """What a reminder takes as an SMS, over ``sms``, ``basic`` and ``by_sms``; NULL where ``fragments_sql`` gives that."""
+    if not message.reminds:
+        return "0"
+    begins = reminders_.SMS_BEGINS
+    text = f"({literal(begins)} || sms)"
+    return (
+        f"CASE WHEN basic IS NULL THEN {fragments_sql(text)} WHEN by_sms THEN "
+        f"{basic_fragments_sql(f'(basic + {len(begins)})')} END"
+    )
 
 
 def _had(hasher: Hasher, *, superseded: bool) -> str:
@@ -130,12 +145,19 @@ def digest_of(channel_plan: Path) -> str:
 
 def _ask_fragments(con: duckdb.DuckDBPyConnection) -> None:
     """Fills in the fragments of texts that SQL can't count: Python is asked about each."""
-    left = con.sql("SELECT line, sms FROM addressed WHERE sms IS NOT NULL AND fragments IS NULL").to_arrow_table()
+    left = con.sql("SELECT line, sms FROM addressed WHERE sms IS NOT NULL").to_arrow_table()
     if not left.num_rows:
         return
-    parts = [sms_fragments(text).parts for text in left["sms"].to_pylist()]
-    con.register("given_texts", pa.table({"line": left["line"], "parts": pa.array(parts, pa.int32())}))
-    con.execute("UPDATE addressed SET fragments = t.parts FROM given_texts t WHERE t.line = addressed.line")
+    texts = left["sms"].to_pylist()
+    parts = [sms_fragments(text).parts for text in texts]
+    reminders = [sms_fragments(reminders_.text_of("sms", text)).parts for text in texts]
+    asked = {"line": left["line"], "parts": pa.array(parts, pa.int32()), "reminder": pa.array(reminders, pa.int32())}
+    con.register("given_texts", pa.table(asked))
+    con.execute("""
+        UPDATE addressed SET fragments = t.parts,
+            reminder_fragments = CASE WHEN reminder_fragments IS NULL THEN t.reminder ELSE reminder_fragments END
+        FROM given_texts t WHERE t.line = addressed.line
+    """)
 
 
 def gaps(

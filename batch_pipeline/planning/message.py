@@ -83,6 +83,8 @@ class Message:
     """The address that ``{{ link }}`` stands for, with a token still to come; none: the message carries no link."""
     email_written: Writer = as_it_is
     """How an email is queued: values as they are, or (``markdown.escaped``) so that none is read as Markdown."""
+    reminds: bool = False
+    """Whether it goes again, with a word before it, to who doesn't answer."""
 
     @classmethod
     def of(
@@ -95,6 +97,7 @@ class Message:
         bodies: Mapping[str, str] = MappingProxyType({}),
         link: str | None = None,
         email_written: Writer = as_it_is,
+        reminds: bool = False,
     ) -> "Message":
         """Compiles the texts; ``Refused`` for what isn't allowed in one. ``bodies``: words of a channel's own."""
         common = compile_text(body, label="message.body")
@@ -106,6 +109,7 @@ class Message:
             cohort_columns,
             link,
             email_written,
+            reminds,
         )
 
     @cached_property

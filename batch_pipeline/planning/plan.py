@@ -20,6 +20,7 @@ from batch_pipeline.rules import costs, paths, policy, reasons
 from batch_pipeline.rules import fragments as sms
 from batch_pipeline.rules.conditional_text import MOST
 from batch_pipeline.rules.rejections import REJECTIONS
+from batch_pipeline.rules.reminders import text_of
 from batch_pipeline.rules.text import meant
 
 
@@ -118,6 +119,7 @@ def draw_up(
         "cost": {"best": str(best), "worst": str(worst), "currency": sender.prices.currency},
         "waves": 1,
         "fallback_after_hours": hours,
+        **_reminders(con, files.channel_plan, sender, message, messages, now),
         "finished_after_hours": policy.SMS_TIMEOUT / timedelta(hours=1) + (hours if messages["nhs_app"] else 0),
         "snapshot": {"state": snapshot.state, "as_of": snapshot.as_of},
         "providers": dict(sender.providers),
@@ -133,6 +135,36 @@ def draw_up(
         **({} if sender.attachment is None else {"attachment": dict(sender.attachment)}),
         **({} if sender.booking is None else {"booking": dict(sender.booking)}),
         "digest": digest_of(files.channel_plan),
+    }
+
+
+def _reminders(
+    con: duckdb.DuckDBPyConnection,
+    channel_plan: Path,
+    sender: Sender,
+    message: Message,
+    messages: Mapping[str, int],
+    now: datetime,
+) -> dict[str, Any]:
+    """When who hasn't answered is reminded, and what that takes if nobody answers; nothing where nobody is reminded."""
+    reminding = policy.reminder_policy(sender.questionnaire, now) if message.reminds else None
+    if reminding is None:
+        return {}
+    # By the App to those alone who can't fall back; all others may have had a text by then.
+    fragments, app_messages = con.sql(f"""
+        SELECT coalesce(sum(reminder_fragments), 0)::BIGINT, count(*) FILTER (no_sms_fallback)
+        FROM {scan(channel_plan)} WHERE NOT held_back
+    """).fetchall()[0]
+    times = len(reminding.days)
+    most = costs.Sent(messages["email"] * times, app_messages * times, fragments * times)
+    return {
+        "reminders": {
+            "policy": reminding.id,
+            "days": list(reminding.days),
+            "messages": sum(messages.values()) * times,
+            "fragments": most.sms_fragments,
+            "cost": str(costs.cost(most, sender.prices)),
+        }
     }
 
 
@@ -207,8 +239,11 @@ def _problems(con: duckdb.DuckDBPyConnection, files: PlanFiles, message: Message
     if found:
         return found
     limits = {
-        f"the text is over {limit:,} characters by {_CHANNELS[path]}": f"{_LENGTHS[path]} > {limit}"
-        for path, limit in sms.LIMITS.items()
+        f"the text is over {limit:,} characters by {_CHANNELS[path]}{_for_reminders(message, path)}": (
+            f"{_LENGTHS[path]} > {limit}"
+        )
+        for path, most in sms.LIMITS.items()
+        for limit in [most - (len(text_of(path, "")) if message.reminds else 0)]
     }
     if message_type == "self_book":
         most = sms.SELF_BOOK_FRAGMENTS
@@ -218,6 +253,10 @@ def _problems(con: duckdb.DuckDBPyConnection, files: PlanFiles, message: Message
         for what, condition in limits.items()
         if (gap := such(con, files.channel_plan, condition))
     ]
+
+
+def _for_reminders(message: Message, path: str) -> str:
+    return f", as a reminder of it begins with {text_of(path, '').strip()!r}," if message.reminds else ""
 
 
 def _gap(gap: Gap, message: Message) -> str:

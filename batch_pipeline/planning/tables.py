@@ -13,6 +13,7 @@ import duckdb
 import pandera.pandas as pa
 
 from batch_pipeline.planning.duck import scan
+from batch_pipeline.rules import steps
 from batch_pipeline.rules.demographics import OUTCOMES
 from batch_pipeline.rules.headings import FIELDS
 from batch_pipeline.rules.reasons import CODES as REASONS
@@ -196,6 +197,7 @@ CHANNEL_PLAN = pa.DataFrameSchema(
         "no_sms_fallback": _column("BOOLEAN", "goes by the App and has no number to fall back to"),
         "held_back": _column("BOOLEAN", "had this message from this workspace in the last 30 days"),
         "fragments": _column("INTEGER", "SMS fragments of the text, of the fallback for the App", pa.Check.ge(0)),
+        "reminder_fragments": _column("INTEGER", "the same of a reminder; 0 where nobody is reminded", pa.Check.ge(0)),
         "complete": _column("BOOLEAN", "every field of the message has a value"),
         "characters": _column("BIGINT", "length of the text as it is sent", nullable=True),
         "sms_characters": _column("BIGINT", "length of the SMS, or of the one it may fall back to", nullable=True),
@@ -217,7 +219,9 @@ BATCH_PLAN = pa.DataFrameSchema(
 _ATTEMPT = {
     "line": _line(),
     "step": _column(
-        TEXT, "the one message, or the SMS an unread App message fell back to", pa.Check.isin(["primary", "fallback"])
+        TEXT,
+        "the one message, the SMS an unread App message fell back to, or the reminder of a day",
+        pa.Check.isin([steps.PRIMARY, steps.FALLBACK, *steps.REMINDERS]),
     ),
     "channel": _column(TEXT, "how it goes", pa.Check.isin(list(PATHS))),
     "provider": _column(TEXT, "who carries it"),
@@ -247,6 +251,7 @@ def _attempts(name: str, description: str) -> pa.DataFrameSchema:
 OUTBOX = _attempts("outbox", "The approved plan's messages as they were queued in the ledger: one a patient.")
 DISPATCH = _attempts("dispatch", "The same messages after sending: who took each, and when.")
 RECEIPTS = _attempts("receipts", "Every attempt of the batch with what its provider has said of it so far.")
+REMINDERS = _attempts("reminders", "What went again, with a word before it, to patients who hadn't answered.")
 FALLBACKS = _attempts("fallbacks", "The SMS that unread or failed App messages fell back to.")
 
 RECORDS = pa.DataFrameSchema(
@@ -308,7 +313,7 @@ DELIVERY_METRICS = pa.DataFrameSchema(
         "message_type": _column(TEXT, "simple | questionnaire | self_book"),
         "template": _column(TEXT, "template and version; empty for own text", nullable=True),
         "day": _column("DATE", "day of acceptance in the workspace's zone; empty while unsent", nullable=True),
-        "step": _column(TEXT, "primary | fallback"),
+        "step": _column(TEXT, steps.WORDS),
         "channel": _column(TEXT, "email | nhs_app | sms"),
         "provider": _column(TEXT, "who carried it; simulator is no real delivery"),
         "state": _column(TEXT, "what the attempts are"),
@@ -338,6 +343,7 @@ SCHEMAS = {
         DISPATCH,
         RECEIPTS,
         FALLBACKS,
+        REMINDERS,
         RECORDS,
         INBOX,
         BOOKINGS,

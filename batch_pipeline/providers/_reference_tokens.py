@@ -23,8 +23,9 @@ _MOST_TRIED = 20
 # A local part holds 64 characters, so what our references end in (token, line, step) takes eight bytes. The first two
 # signs are of mail that was sent before references had a token.
 _ENDINGS = {b":email:primary": b"\x01", b":primary": b"\x02"}
-_PACKED = b"\x03"
-_PACKABLE = re.compile(rb"(.*):([0-9a-f]{8}):(0|[1-9][0-9]{0,7}):primary", re.DOTALL)
+_PACKED = {b"\x03": b"primary", **{bytes([0x10 + day]): b"reminder_%d" % day for day in range(1, 10)}}
+_SIGNS = {step: sign for sign, step in _PACKED.items()}
+_PACKABLE = re.compile(rb"(.*):([0-9a-f]{8}):(0|[1-9][0-9]{0,7}):(primary|reminder_[1-9])", re.DOTALL)
 _TOKEN_BYTES, _LINE_BYTES = 4, 3
 
 
@@ -70,7 +71,7 @@ class ReferenceTokens:
 def _shortened(reference: bytes) -> bytes:
     packable = _PACKABLE.fullmatch(reference)
     if packable is not None and (line := int(packable[3])) < 1 << 8 * _LINE_BYTES:
-        return packable[1] + bytes.fromhex(packable[2].decode()) + line.to_bytes(_LINE_BYTES) + _PACKED
+        return packable[1] + bytes.fromhex(packable[2].decode()) + line.to_bytes(_LINE_BYTES) + _SIGNS[packable[4]]
     for ending, sign in _ENDINGS.items():
         if reference.endswith(ending):
             return reference.removesuffix(ending) + sign
@@ -78,9 +79,9 @@ def _shortened(reference: bytes) -> bytes:
 
 
 def _lengthened(shortened: bytes) -> bytes:
-    if shortened.endswith(_PACKED):
+    if (step := _PACKED.get(shortened[-1:])) is not None:
         rest, line = shortened[: -_LINE_BYTES - 1], int.from_bytes(shortened[-_LINE_BYTES - 1 : -1])
-        return b"%b:%b:%d:primary" % (rest[:-_TOKEN_BYTES], rest[-_TOKEN_BYTES:].hex().encode(), line)
+        return b"%b:%b:%d:%b" % (rest[:-_TOKEN_BYTES], rest[-_TOKEN_BYTES:].hex().encode(), line, step)
     for ending, sign in _ENDINGS.items():
         if shortened.endswith(sign):
             return shortened.removesuffix(sign) + ending

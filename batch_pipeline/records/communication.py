@@ -49,7 +49,7 @@ class Message:
     """When its provider took it; ``None`` for one that was refused."""
     received: datetime | None = None
     follows: str | None = None
-    """Of a fallback: the reference of the message that wasn't read, or failed."""
+    """Of a fallback or a reminder: the reference of the first message."""
 
 
 def communication(sender: Sender, message: Message) -> dict[str, Any]:

@@ -147,6 +147,8 @@ OUTCOMES = Report(
             "double_contact", "Double contact", "yes when the patient read in the App and got the text as well, else no"
         ),
         Column("fragments", "Fragments", "SMS fragments that a provider accepted for this patient, failed ones too"),
+        Column("reminders", "Reminders", "How many reminders a provider took for this patient"),
+        Column("reminded_at", "Last reminded", f"When a provider took the last one, {_TIME}"),
     ),
 )
 

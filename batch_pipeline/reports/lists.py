@@ -62,7 +62,7 @@ def outcomes(
 ) -> duckdb.DuckDBPyRelation:
     """What became of every recipient. ``zone``: the workspace's, by its IANA name.
 
-    ``channel_plan`` and ``patients`` as planned; ``attempts``: the columns of ``ledger.snapshot.SCHEMA``, both
+    ``channel_plan`` and ``patients`` as planned; ``attempts``: the columns of ``ledger.snapshot.SCHEMA``, all
     steps. Once there are attempts, they say who the recipients are, whatever plan was made later; before that, the
     plan does.
     """
@@ -87,7 +87,8 @@ def outcomes(
             {_local("no_fallback_at", zone)} AS no_fallback_at, no_fallback_because,
             CASE WHEN channel = 'nhs_app' AND state = 'read' AND fallback_taken THEN 'yes' ELSE 'no' END AS double_contact,
             CASE WHEN channel = 'sms' AND taken THEN fragments ELSE 0 END
-                + CASE WHEN fallback_taken THEN fallback_fragments ELSE 0 END AS fragments
+                + CASE WHEN fallback_taken THEN fallback_fragments ELSE 0 END + coalesce(reminder_fragments, 0) AS fragments,
+            coalesce(reminders, 0) AS reminders, {_local("reminded_at", zone)} AS reminded_at
         FROM chosen LEFT JOIN (SELECT line, nhs_number FROM {patients}) USING (line)
         ORDER BY line
     """)
@@ -184,14 +185,19 @@ _SECOND = (
 
 
 def _patients_cte(attempts: str) -> str:
-    """``sent``: a row a patient, the fallback's columns beside the primary's under ``fallback_…``."""
+    """``sent``: a row a patient, the fallback's columns beside the primary's under ``fallback_…``, and its reminders."""
     # The policy is stamped with the window: where one stands, so does the other.
     may_fall_back = may_fall_back_sql("p", window="policy")
     return f"""sent AS (
         SELECT p.*, {may_fall_back} AS may_fall_back, {taken_sql("p")} AS taken, {", ".join(f"f.{name} AS fallback_{name}" for name in _SECOND)},
-            f.line IS NOT NULL AND {taken_sql("f")} AS fallback_taken
+            f.line IS NOT NULL AND {taken_sql("f")} AS fallback_taken, r.reminders, r.reminded_at, r.reminder_fragments
         FROM (FROM {attempts} WHERE step = 'primary') p
         LEFT JOIN (FROM {attempts} WHERE step = 'fallback') f ON f.line = p.line
+        LEFT JOIN (
+            SELECT line, count(*) AS reminders, max(accepted_at) AS reminded_at,
+                sum(fragments) FILTER (channel = 'sms') AS reminder_fragments
+            FROM {attempts} a WHERE step NOT IN ('primary', 'fallback') AND {taken_sql("a")} GROUP BY line
+        ) r ON r.line = p.line
     )"""
 
 

@@ -1,4 +1,4 @@
-"""How long things may take: the fallback policy, time-outs and ages, as data with their dates (SPEC 2.3-2.5, 2.8, 2.9).
+"""How long things may take: fallbacks, reminders, time-outs and ages, as data with their dates (SPEC 2.3-2.5, 2.8, 2.9).
 
 Every window is elapsed time, so a clock change neither shortens nor lengthens it. Only what a person counts in days
 or months of the calendar (a snapshot's date, "the past 3 calendar months") is counted in the workspace's zone.
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, TypeVar
 from zoneinfo import ZoneInfo
 
 SnapshotState = Literal["current", "old", "unknown"]
@@ -49,13 +49,53 @@ def fallback_window(
     """
     if channel not in FALLBACK_CHANNELS:
         return None
+    policy = _in_force(policies, questionnaire, on)
+    return policy.id, policy.window
+
+
+_Policy = TypeVar("_Policy", FallbackPolicy, "ReminderPolicy")
+
+
+def _in_force(policies: Sequence[_Policy], questionnaire: str | None, on: datetime) -> _Policy:
     in_force = [policy for policy in policies if policy.effective_from <= on]
     for_all = [policy for policy in in_force if policy.questionnaires is None]
     own = [policy for policy in in_force if policy.questionnaires and questionnaire in policy.questionnaires]
     if not (own or for_all):
-        raise LookupError(f"no fallback policy is in force on {on:%Y-%m-%d}")
-    policy = max(own or for_all, key=lambda candidate: candidate.effective_from)
-    return policy.id, policy.window
+        raise LookupError(f"no policy is in force on {on:%Y-%m-%d}")
+    return max(own or for_all, key=lambda candidate: candidate.effective_from)
+
+
+@dataclass(frozen=True, slots=True)
+class ReminderPolicy:
+    """From when on, for which questionnaires, and on which days after the message who hasn't answered is reminded."""
+
+    id: str
+    """Stamped on each reminder when it is queued; an id never changes its meaning."""
+    effective_from: datetime
+    questionnaires: frozenset[str] | None
+    """Questionnaire ids it is for; None: every one that no other row is for."""
+    days: tuple[int, ...]
+    """Each so many times 24 hours after the message was accepted, and none after the link's life (``rules.links``)."""
+    daily: bool
+    """Answers are asked for every day: who gave some since the reminder before isn't reminded."""
+
+
+REMINDER_POLICIES: Sequence[ReminderPolicy] = (
+    ReminderPolicy("bp-4-daily", _SINCE_THE_START, frozenset({"bp_4_day"}), (1, 2, 3, 4, 5), daily=True),
+    ReminderPolicy("bp-7-daily", _SINCE_THE_START, frozenset({"bp_7_day"}), (1, 2, 3, 4, 5, 6, 7, 8), daily=True),
+    ReminderPolicy("days-3-and-6", _SINCE_THE_START, None, (3, 6), daily=False),
+)
+"""As ``FALLBACK_POLICIES``: to change one add a row with a later date."""
+
+
+def reminder_policy(
+    questionnaire: str | None, on: datetime, policies: Sequence[ReminderPolicy] = REMINDER_POLICIES
+) -> ReminderPolicy | None:
+    """When those are reminded whose message was queued ``on`` (aware); None for one that asks nothing.
+
+    Of the rows the one is taken that ``fallback_window`` would take. ``LookupError`` when none is in force on that day.
+    """
+    return None if questionnaire is None else _in_force(policies, questionnaire, on)
 
 
 SMS_TIMEOUT = timedelta(hours=72)

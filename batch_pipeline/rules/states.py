@@ -213,6 +213,8 @@ class BatchFacts:
     """Some entry of it was claimed for the record."""
     all_saved: bool
     """Every message of it that was sent, or failed, is in the record."""
+    reminds: bool = False
+    """Somebody may yet be reminded."""
 
 
 def batch_status(known: BatchFacts) -> str:
@@ -242,10 +244,12 @@ def _done(known: BatchFacts) -> str:
 def shows_paused(known: BatchFacts) -> bool:
     """Whether *Paused* stands beside the label: not where nothing is left to pause.
 
-    Of a cancelled batch that was being sent, fallbacks may be left.
+    Of a cancelled batch that was being sent, fallbacks may be left; of one that is done, reminders.
     """
     label = batch_status(known)
-    over = label in {DONE, SAVING, SAVED} or (label == CANCELLED and (known.all_ended or not known.outbox_written))
+    over = (label in {DONE, SAVING, SAVED} and not known.reminds) or (
+        label == CANCELLED and (known.all_ended or not known.outbox_written)
+    )
     return known.paused and not over
 
 

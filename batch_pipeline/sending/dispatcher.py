@@ -30,7 +30,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Literal
 
 from batch_pipeline.clocks import seconds_since_boot
 from batch_pipeline.errors import Refused
@@ -38,12 +37,11 @@ from batch_pipeline.ledger import batches, chunks, controls
 from batch_pipeline.ledger.chunks import Chunk, Message
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.providers.protocol import Channel, Provider
+from batch_pipeline.rules import steps
 from batch_pipeline.sending._run import Dispatched, Run
 from batch_pipeline.sending._worker import Worker
 
-__all__ = ["Dispatched", "Step", "dispatch"]
-
-Step = Literal["primary", "fallback"]
+__all__ = ["Dispatched", "dispatch"]
 
 
 def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
@@ -51,7 +49,7 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
     batch: str,
     providers: Mapping[Channel, Provider],
     *,
-    step: Step = "primary",
+    step: str = steps.PRIMARY,
     now: datetime | Callable[[], datetime],
     owner: str,
     wall: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -73,7 +71,7 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
         ledger: where the outbox is.
         batch: whose messages.
         providers: one for each channel; two channels may share one.
-        step: ``primary`` or ``fallback``.
+        step: one of ``rules.steps``.
         now: business time, for the record: fixed, or asked anew at each chunk.
         owner: names this process in a lease, for a person who looks.
         wall: the machine's clock, for leases alone.
@@ -115,11 +113,11 @@ def dispatch(  # noqa: PLR0913 - the clocks and the sleep are for tests
 
 def _begin(run: Run, providers: Mapping[Channel, Provider]) -> list[Worker]:
     """Counts what there is to do, and finds who is to do it."""
-    with run.ledger.write() if run.step == "fallback" else run.ledger.read() as connection:
+    with run.ledger.read() if run.step == steps.PRIMARY else run.ledger.write() as connection:
         if batches.get(connection, run.batch).applied_plan is None:
             raise Refused(f"batch {run.batch} has no outbox yet: approve its plan first")
-        if run.step == "fallback":
-            chunks.drop_needless(connection, run.batch)
+        if run.step != steps.PRIMARY:
+            chunks.drop_needless(connection, run.batch, run.step)
         waiting = chunks.unsent(connection, run.batch, run.step)
         open_now = chunks.open_chunks(connection, run.batch, run.step)
         begun = chunks.count_begun(connection, run.batch, run.step)
@@ -187,9 +185,9 @@ def _let_work(run: Run, workers: Sequence[Worker]) -> None:
 
 
 def _end(run: Run) -> Dispatched:
-    if run.step == "fallback":
+    if run.step != steps.PRIMARY:
         with run.ledger.write() as connection:
-            chunks.drop_needless(connection, run.batch)
+            chunks.drop_needless(connection, run.batch, run.step)
     with run.ledger.read() as connection:
         unsent = sum(chunks.unsent(connection, run.batch, run.step).values())
         open_now = chunks.open_chunks(connection, run.batch, run.step)

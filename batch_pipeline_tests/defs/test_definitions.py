@@ -30,10 +30,11 @@ GRAPH: dict[str, tuple[str, set[str]]] = {
     "dispatch": ("dispatch", {"outbox"}),
     "receipts": ("receipts", {"dispatch"}),
     "fallbacks": ("fallback", {"receipts"}),
-    "records": ("records", {"receipts", "fallbacks"}),
+    "reminders": ("reminders", {"receipts", "fallbacks"}),
+    "records": ("records", {"receipts", "fallbacks", "reminders"}),
     "inbox": ("reporting", {"dispatch", "patients"}),
     "bookings": ("reporting", {"outbox", "patients"}),
-    "delivery_metrics": ("reporting", {"receipts", "fallbacks"}),
+    "delivery_metrics": ("reporting", {"receipts", "fallbacks", "reminders"}),
 }
 REPORTS = {"non_contactable_report": {"non_contactable", "rejected_rows"}, "batch_report": {"delivery_metrics"}}
 """What they are made from at the least."""
@@ -69,6 +70,7 @@ JOBS = {
     "dispatch": {"outbox", "dispatch"},
     "receipts": {"receipts"},
     "fallback": {"fallbacks"},
+    "reminders": {"reminders"},
     "records": {"records"},
     "inbox": {"inbox"},
     "bookings": {"bookings"},
@@ -80,6 +82,7 @@ SENSORS = {
     "dispatch_sensor": "dispatch",
     "receipts_sensor": "receipts",
     "fallback_sensor": "fallback",
+    "reminders_sensor": "reminders",
     "records_sensor": "records",
     "answers_sensor": "inbox",
     "bookings_sensor": "bookings",

@@ -45,7 +45,7 @@ STATUS_KEYS = [
     *("batch", "status", "lines", "patient_list", "rejected", "duplicates", "non_contactable", "recipients"),
     *("without_valid_mobile", "delivered", "emailed", "read", "unread", "failed", "fallback_sent"),
     *("fallback_delivered", "awaiting", "cancelled", "expired", "unconfirmed", "held_back", "no_sms_fallback"),
-    *("double_contact", "fragments", "cost", "currency"),
+    *("double_contact", "reminders", "fragments", "cost", "currency"),
 ]
 """Word for word those of issue 2, item 8."""
 

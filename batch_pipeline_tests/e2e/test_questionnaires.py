@@ -296,3 +296,49 @@ def in_record(surgery: Surgery) -> dict[str, int]:
         for line in path.read_text("utf-8").splitlines()
     ]
     return dict(Counter(found))
+
+
+def test_who_has_not_answered_is_reminded_once_on_each_day(surgery: Surgery, posted: list[OutgoingMessage]) -> None:
+    """By the sensors alone; then the reports, the record and the figures tell of it."""
+    app, answers = by_sms(4), by_email(2)
+    surgery.app_users(app)
+    surgery.fate(app, "nhs_app", "silent")
+    ask(surgery, [by_sms(1), answers, app], questionnaire="smoking_status")
+    plan = surgery.done("review", "bp", at=T).words
+    assert "Who hasn't answered is reminded on day 3 and 6." in plan
+    assert "and reminders, if nobody answers (6 messages, 4 SMS fragments)" in plan
+    first = {_line(message): message for message in posted}
+    found, token = patient(surgery, first[3])
+    assert found.fill(token, "questions/1", **{"smoking.status": "266919005"}).status_code == 303
+    send(surgery, first[3])
+    daemon = Daemon(surgery)
+    daemon.cycle("fallback_sensor", T + hours(24))
+    day = hours(24)
+    for at, reminded in ((3 * day, 2), (3 * day + hours(1), 0), (6 * day, 2), (20 * day, 0)):
+        before = len(posted)
+        assert daemon.cycle("reminders_sensor", T + at) == (["bp"] if reminded else [])
+        assert daemon.tick("reminders_sensor", T + at) == []
+        new = posted[before:]
+        assert sorted(map(_line, new)) == [2, 4][:reminded]
+        assert {message.channel for message in new} <= {"sms"}
+        assert all(message.text.startswith("Reminder: Dear ") for message in new)
+        assert all(message.reference.endswith(f":reminder_{at // day}") for message in new)
+        assert all(token_in(message) == token_in(first[_line(message)]) for message in new)
+    surgery.status("bp", reminders=4, recipients={"email": 1, "nhs_app": 1, "sms": 1})
+    daemon.cycle("receipts_sensor", T + 20 * day)
+    daemon.cycle("report_sensor", T + 20 * day)
+    outcomes = surgery.report("bp", "outcomes.csv")
+    assert [(row["Line"], row["Reminders"]) for row in outcomes] == [("2", "2"), ("3", "0"), ("4", "2")]
+    daemon.cycle("records_sensor", T + 20 * day)
+    surgery.status("bp", status="Saved")
+
+
+def _line(message: OutgoingMessage) -> int:
+    return int(message.reference.split(":")[-2])
+
+
+def test_a_batch_may_do_without_reminders(surgery: Surgery, posted: list[OutgoingMessage]) -> None:
+    ask(surgery, [by_sms(1)], reminders=False)
+    assert "reminded" not in surgery.done("review", "bp", at=T).words
+    assert Daemon(surgery).tick("reminders_sensor", T + hours(24)) == []
+    assert len(posted) == 1

@@ -60,6 +60,7 @@ class Recipient:
     text: str = "Your flu jab is due."
     held_back: bool = False
     window: timedelta = timedelta(hours=24)
+    reminder_day: int | None = None
 
     def row(self) -> dict[str, Any]:
         number = mobile(self.line) if self.number == "" else self.number
@@ -81,6 +82,7 @@ class Recipient:
             "held_back": self.held_back,
             "policy": "unread" if app else None,
             "fallback_after": self.window // timedelta(microseconds=1) if app else None,
+            "reminder_day": self.reminder_day,
         }
 
 
@@ -89,6 +91,7 @@ _SCHEMA = pa.schema(
     + [(name, pa.string()) for name in ("nhs_number", "patient", "path", "provider", "address", "address_hash")]
     + [(name, pa.string()) for name in ("fallback_number", "subject", "text", "sms_text")]
     + [("fragments", pa.int32()), ("held_back", pa.bool_()), ("policy", pa.string()), ("fallback_after", pa.int64())]
+    + [("reminder_day", pa.int32())]
 )
 
 

@@ -134,6 +134,7 @@ def test_every_figure_of_a_batch_under_way(connection: sa.Connection) -> None:
         ("held_back", 1),
         ("no_sms_fallback", 1),
         ("double_contact", 1),
+        ("reminders", 0),
         ("fragments", 9),  # line 10: 3; the three fallbacks: 2 each, the failed one too; a refused one isn't taken
         # 2 emails that were taken, 6 App messages, 9 fragments
         ("cost", 2 * PRICES.email + 6 * PRICES.nhs_app + 9 * PRICES.sms_fragment),
@@ -147,7 +148,7 @@ def test_the_keys_are_those_of_the_issue() -> None:
     spec = (
         "batch, status, lines, patient_list, rejected, duplicates, non_contactable, recipients, without_valid_mobile, "
         "delivered, emailed, read, unread, failed, fallback_sent, fallback_delivered, awaiting, cancelled, expired, "
-        "unconfirmed, held_back, no_sms_fallback, double_contact, fragments, cost, currency"
+        "unconfirmed, held_back, no_sms_fallback, double_contact, reminders, fragments, cost, currency"
     )
     assert list(KEYS) == spec.split(", ")
 
@@ -234,6 +235,9 @@ def ledgers(draw: st.DrawFn) -> list[Row]:
         rows.append(draw(drawn_attempts(line, channel, "primary")))
         if channel == "nhs_app" and draw(st.booleans()):
             rows.append(draw(drawn_attempts(line, "sms", "fallback")))
+        days = draw(st.sets(st.sampled_from([1, 3, 6])))
+        again = draw(st.sampled_from([channel, "sms"]))
+        rows += [draw(drawn_attempts(line, again, f"reminder_{day}")) for day in days]
     return draw(st.permutations(rows))
 
 
@@ -265,6 +269,11 @@ def test_the_classes_add_up_to_the_recipients_in_every_ledger(ledger_of_module: 
     assert found["fallback_delivered"] <= found["fallback_sent"]
     assert found["read"] + found["unread"] <= found["recipients"]["nhs_app"]
     assert found["fragments"] == sum(row["fragments"] for row in rows if row["channel"] == "sms" and _taken(row))
+    assert found["reminders"] == sum(row["step"].startswith("reminder") and _taken(row) for row in rows)
+    emails, app_messages = (
+        sum(row["channel"] == channel and _taken(row) for row in rows) for channel in ("email", "nhs_app")
+    )
+    assert (reached.sent.emails, reached.sent.app_messages) == (emails, app_messages)
     assert reached.ended <= sum(found["recipients"].values())
     assert (found["status"] == "Done") == (reached.ended == sum(found["recipients"].values()))
 

@@ -273,6 +273,24 @@ def test_a_fallback_is_queued_again_from_its_app_message(ledger: Ledger, journal
     assert attempt_rows(ledger, "fallback_at", step="primary") == [(NOW,), (NOW,)]
 
 
+def test_a_reminder_is_queued_again_from_the_first_message(ledger: Ledger, journal: Journal) -> None:
+    recipients = [
+        Recipient(2, reminder_day=3),
+        Recipient(3, "nhs_app", reminder_day=3),
+        Recipient(4, "email", reminder_day=6),
+    ]
+    queue(ledger, recipients, questionnaire="smoking", message_type="questionnaire")
+    note(ledger, journal, of(2, 3, 4, step="reminder_3"), "again", step="reminder_3")
+    done = put_back(ledger, journal)
+    assert (done.messages, done.apart) == (2, [Astray(BATCH, 4, "reminder_3", "again")])
+    assert attempt_rows(ledger, "line", "chunk", "reference", "address", "text", "policy", step="reminder_3") == [
+        (2, "again", f"{BATCH}:2:reminder_3:old", "+447700900002", "Reminder: Your flu jab is due.", "days-3-and-6"),
+        (3, "again", f"{BATCH}:3:reminder_3:old", "+447700900003", "Reminder: Your flu jab is due.", "days-3-and-6"),
+        (4, "again/apart", f"{BATCH}:4:reminder_3:old", None, None, None),
+    ]
+    assert attempt_rows(ledger, "reminder_day", step="primary") == [(6,), (6,), (6,)]
+
+
 def test_a_batch_without_its_outbox_waits_for_it_and_the_others_do_not(ledger: Ledger, journal: Journal) -> None:
     queue(ledger, lines(2), "covid")
     approve(ledger)

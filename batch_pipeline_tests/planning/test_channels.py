@@ -90,6 +90,17 @@ def test_fragments_are_counted_as_networks_bill_them(tmp_path: Path) -> None:
     assert world.figures["fragments"]["best"] == sum(wanted.values())
 
 
+def test_so_are_those_of_a_reminder(tmp_path: Path) -> None:
+    notes = {**NOTES, "one part, and two as a reminder": "x" * 151, "the same of UCS-2": "ŵ" * 61}
+    lines = [patient(number, mobile=mobile(number), note=note) for number, note in enumerate(notes.values())]
+    world = Planned(tmp_path, csv_text(lines), body="{{ note }}", questionnaire="smoking", reminds=True)
+    texts = [downgrade(note.strip()) for note in notes.values()]
+    wanted = {
+        2 + at: (sms_fragments(each).parts, sms_fragments(f"Reminder: {each}").parts) for at, each in enumerate(texts)
+    }
+    assert {line: (row["fragments"], row["reminder_fragments"]) for line, row in world.plan.items()} == wanted
+
+
 @pytest.mark.parametrize(("body", "parts"), [("x" * 161, 2), ("€" * 154, 3), ("It’s " + "–" * 150, 1), ("😀" * 36, 2)])
 def test_the_same_text_for_all_is_counted_once(cohort: Planned, tmp_path: Path, body: str, parts: int) -> None:
     assert by_line(cohort.again(tmp_path, body=body), "fragments") == {2: (parts,), 3: (0,), 4: (parts,), 5: (0,)}

@@ -69,6 +69,44 @@ def test_the_fallback_window_is_the_questionnaires(
     assert (figures["fallback_after_hours"], figures["finished_after_hours"]) == (hours, 72 + hours)
 
 
+@pytest.mark.parametrize(
+    ("questionnaire", "days"),
+    [("smoking", [3, 6]), ("bp_4_day", [1, 2, 3, 4, 5]), ("bp_7_day", [1, 2, 3, 4, 5, 6, 7, 8])],
+)
+def test_reminders_are_shown_with_what_they_take_if_nobody_answers(
+    cohort: Planned, tmp_path: Path, questionnaire: str, days: list[int]
+) -> None:
+    """Two by SMS and one who may fall back: of two fragments each; three by email; two by the App alone."""
+    asked = {"message_type": "questionnaire", "questionnaire": questionnaire, "body": "x" * 160}
+    figures = cohort.again(_new(tmp_path, "reminds"), reminds=True, **asked).figures
+    without = cohort.again(_new(tmp_path, "without"), **asked).figures
+    each = 6 * Decimal("0.02") + 3 * Decimal("0.001") + 2 * Decimal("0.005")
+    assert figures["reminders"] == {
+        "policy": figures["reminders"]["policy"],
+        "days": days,
+        "messages": 8 * len(days),
+        "fragments": 6 * len(days),
+        "cost": str(each * len(days)),
+    }
+    assert "reminders" not in without
+    assert figures["fragments"] == without["fragments"]
+
+
+def _new(parent: Path, name: str) -> Path:
+    folder = parent / name
+    folder.mkdir()
+    return folder
+
+
+def test_a_reminder_needs_room_for_its_first_words(cohort: Planned, tmp_path: Path) -> None:
+    asked = {"message_type": "questionnaire", "questionnaire": "smoking", "reminds": True}
+    assert cohort.again(_new(tmp_path, "fits"), body="x" * 908, **asked).figures["problems"] == []
+    [problem] = cohort.again(_new(tmp_path, "does not"), body="x" * 909, **asked).figures["problems"]
+    assert (
+        "the text is over 908 characters by SMS, as a reminder of it begins with 'Reminder:', for 3 patients" in problem
+    )
+
+
 def test_a_plan_without_the_app_waits_for_no_fallback(cohort: Planned, tmp_path: Path) -> None:
     assert cohort.again(tmp_path, organisation=NON_GP).figures["finished_after_hours"] == 72
 

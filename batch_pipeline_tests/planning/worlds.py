@@ -151,6 +151,7 @@ class Planned:
     link: str | None = None
     bodies: Mapping[str, str] = field(default_factory=dict[str, str])
     email_written: Writer = as_it_is
+    reminds: bool = False
 
     @property
     def files(self) -> PlanFiles:
@@ -212,6 +213,7 @@ class Planned:
             bodies=self.bodies,
             link=self.link,
             email_written=self.email_written,
+            reminds=self.reminds,
         )
 
     @cached_property

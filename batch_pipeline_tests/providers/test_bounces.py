@@ -18,6 +18,7 @@ from batch_pipeline.providers import bounces
 from batch_pipeline.providers._reference_tokens import ReferenceTokens
 from batch_pipeline.providers.bounces import Bounces, notifications
 from batch_pipeline.providers.protocol import Receipt
+from batch_pipeline.rules import steps
 from batch_pipeline_tests.providers import bounce_samples as samples
 
 NOW = datetime(2026, 10, 1, 12, tzinfo=UTC)
@@ -47,13 +48,17 @@ def failed(kind: str, code: str | None) -> list[tuple[Any, ...]]:
 # Tokens
 
 
-OURS = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}:[0-9a-f]{8}:(0|[1-9][0-9]{0,8}):(primary|fallback)", fullmatch=True)
+OURS = st.from_regex(
+    r"[a-z0-9][a-z0-9-]{0,62}:[0-9a-f]{8}:(0|[1-9][0-9]{0,8}):(primary|fallback|reminder_[1-9])", fullmatch=True
+)
 
 
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=120) | OURS)
 @example("flu:00000000:0:primary")
 @example("flu:3f9c01ab:16777215:primary")
 @example("flu:3f9c01ab:16777216:primary")
+@example("flu:3f9c01ab:16777215:reminder_9")
+@example("flu:3f9c01ab:16777216:reminder_9")
 @example("flu:3f9c01ab:017:primary")
 @example("flu:3F9C01AB:17:primary")
 @example("flu:17:email:primary")
@@ -84,7 +89,11 @@ def test_a_token_with_any_other_letter_is_nobodys(place: int, letter: str) -> No
 
 def test_an_address_has_room_for_the_token_of_a_usual_batch() -> None:
     """64 characters are all that stand before an @; a longer one comes back in the returned headers alone."""
-    assert len("bounce+" + TOKENS.token("flu-2026-10:3f9c01ab:16777215:primary")) <= 64
+    for step in (steps.PRIMARY, *steps.REMINDERS):
+        reference = f"flu-2026-10:3f9c01ab:16777215:{step}"
+        token = TOKENS.token(reference)
+        assert len("bounce+" + token) <= 64
+        assert TOKENS.reference(token) == reference
 
 
 def test_a_token_tells_nobody_the_batch() -> None:

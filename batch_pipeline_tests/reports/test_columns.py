@@ -51,7 +51,8 @@ def test_names_and_headings_are_unique(report: Report) -> None:
                 "Line,NHS number,Path,Rule,Snapshot,Provider,Outcome,Ended,State,Queued,Begun,Accepted,Delivered,Read,"
                 "Failed,Failure,Failure code,Timed out,Fallback policy,Fallback provider,Fallback state,Fallback queued,"
                 "Fallback accepted,Fallback delivered,Fallback failed,Fallback failure,Fallback failure code,"
-                "Fallback timed out,No fallback,No fallback because,Double contact,Fragments"
+                "Fallback timed out,No fallback,No fallback because,Double contact,Fragments,"
+                "Reminders,Last reminded"
             ),
         ),
     ],

@@ -13,7 +13,7 @@ from batch_pipeline.ledger.tables import metadata
 from batch_pipeline.reports import lists
 from batch_pipeline.reports.columns import REPORTS
 from batch_pipeline.reports.csv_files import write_csv
-from batch_pipeline_tests.ledger.test_figures import a_batch, an_attempt, outbox
+from batch_pipeline_tests.ledger.test_figures import NOW, a_batch, an_attempt, outbox
 
 ZONE = "Europe/London"
 SENT = "begun accepted"
@@ -127,6 +127,25 @@ def test_before_the_outbox_every_recipient_awaits_or_is_held_back(con: duckdb.Du
 def test_once_sent_the_outbox_says_who_the_recipients_are_and_not_a_later_plan(con: duckdb.DuckDBPyConnection) -> None:
     told(con, an_attempt(2, "email", SENT), an_attempt(7, "sms", SENT))
     assert [(row["line"], row["path"]) for row in outcomes(con)] == [(2, "email"), (7, "sms")]
+
+
+def test_an_outcome_tells_of_the_reminders(con: duckdb.DuckDBPyConnection) -> None:
+    days = {day: NOW + timedelta(days=day) for day in (3, 6)}
+    told(
+        con,
+        an_attempt(2, "sms", f"{SENT} delivered"),
+        *(an_attempt(2, "sms", SENT, step=f"reminder_{day}", accepted_at=at, fragments=3) for day, at in days.items()),
+        app(3, SENT),
+        an_attempt(3, "nhs_app", "begun failed", step="reminder_3", failure_kind="refused", fragments=0),
+        an_attempt(4, "email", SENT),
+        an_attempt(4, "email", SENT, step="reminder_3", accepted_at=days[3]),
+    )
+    found = [(row["reminders"], row["reminded_at"], row["fragments"], row["outcome"]) for row in outcomes(con)]
+    assert found == [
+        (2, "2026-10-07T10:00:00+01:00", 8, "delivered"),
+        (0, None, 0, "awaiting"),
+        (1, "2026-10-04T10:00:00+01:00", 0, "emailed"),
+    ]
 
 
 def test_an_outcome_tells_of_both_attempts_in_workspace_time(con: duckdb.DuckDBPyConnection) -> None:

@@ -12,7 +12,7 @@ from alembic.config import Config
 
 from batch_pipeline.errors import Refused
 
-HEAD = "0010"
+HEAD = "0011"
 """The newest revision. Known here so that opening an up-to-date ledger needn't load any of them."""
 
 _LOCK = 0x6C6564676572

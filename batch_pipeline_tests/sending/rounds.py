@@ -447,8 +447,10 @@ def _request(path: str, call: Callback) -> bytes:
 
 
 def _signal(process: ForkServerProcess, number: signal.Signals) -> None:
-    if process.is_alive():
-        os.kill(process.pid or 0, number)
+    # The fork server is its parent: it may be gone between the two.
+    with suppress(ProcessLookupError):
+        if process.is_alive():
+            os.kill(process.pid or 0, number)
 
 
 def _process_state(process: ForkServerProcess) -> str:

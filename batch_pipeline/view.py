@@ -96,7 +96,7 @@ def _of_reminders(reminders: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _when_reminded(days: Sequence[int]) -> str:
     if list(days) == list(range(days[0], days[-1] + 1)) and len(days) > 1:
-        return f"Who hasn't sent answers is reminded on each of the days {days[0]} to {days[-1]} without readings."
+        return f"Who hasn't sent the answers is reminded daily, on days {days[0]} to {days[-1]}, but not after a day with readings."
     return f"Who hasn't answered is reminded on day {' and '.join(map(str, days))}."
 
 

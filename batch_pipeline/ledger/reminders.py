@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from batch_pipeline.ledger.dialects import insert, lock_in_order, one_of_texts, unindexed
+from batch_pipeline.ledger.dialects import insert, lock_in_order, one_of, one_of_texts, unindexed
 from batch_pipeline.ledger.tables import (
     REMINDER_DUE_AT,
     REMINDER_OPEN,
@@ -43,8 +43,8 @@ class First(NamedTuple):
 
     @classmethod
     def of(cls, row: sa.Row[Any]) -> "First":
-        """From a row that has these columns, and others."""
-        return cls(*(getattr(row, name) for name in cls._fields))
+        """From a row that begins with these columns, in this order."""
+        return cls(*row[: len(cls._fields)])
 
     def content(self, channel: str) -> tuple[str, str] | None:
         """Address and text by the first message's channel, or by that of the text that followed; None once purged."""
@@ -128,11 +128,9 @@ def queue(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def set_days(connection: sa.Connection, days: Mapping[int, int | None]) -> None:
     """Sets on which day the next reminder is due, by the id of the first message."""
-    if days:
-        connection.execute(
-            sa.update(attempts).where(attempts.c.id == sa.bindparam("first")).values(reminder_day=sa.bindparam("day")),
-            [{"first": first, "day": day} for first, day in days.items()],
-        )
+    for day in set(days.values()):
+        firsts = [first for first, its_day in days.items() if its_day == day]
+        _set_day(connection, one_of(connection, attempts.c.id, firsts), day)
 
 
 def take_back(connection: sa.Connection, batch: str, whose: sa.ColumnElement[bool] | None = None) -> int:

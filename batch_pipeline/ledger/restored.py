@@ -801,7 +801,7 @@ def _queue_reminders(connection: sa.Connection, lost: Lost, day: int) -> None:
     policy = reminder_policy(batches_.get(connection, entry.batch).questionnaire, entry.claimed_at)
     if policy is None:
         return
-    wanted = (attempts.c[name] for name in ("id", "reminder_day", *reminders.First._fields))
+    wanted = (attempts.c[name] for name in (*reminders.First._fields, "id", "reminder_day"))
     query = sa.select(*wanted).where(attempts.c.batch == entry.batch, attempts.c.step == steps.PRIMARY)
     for some in _slices(list(lost.messages)):
         patients = [message.patient for message in some]

@@ -118,13 +118,16 @@ class Fragments(NamedTuple):
 def sms_fragments(text: str) -> Fragments:
     """The parts of a text exactly as given (``downgrade`` it first), never tearing an escape or surrogate pair."""
     encoding: Encoding = "gsm7" if _ALL_GSM.fullmatch(text) else "ucs2"
-    sizes = [2 if _is_double(c, encoding) else 1 for c in text]
-    units = sum(sizes)
+    doubles = len(_DOUBLES[encoding].findall(text))
+    units = len(text) + doubles
     single, each = PART_SIZES[encoding]
     if units <= single:
         return Fragments(encoding, units, 1)
+    if not doubles:  # nothing that could be torn
+        return Fragments(encoding, units, -(-units // each))
     parts, used = 1, 0
-    for size in sizes:
+    for character in text:
+        size = 2 if _DOUBLES[encoding].match(character) else 1
         if used + size > each:
             parts, used = parts + 1, 0
         used += size
@@ -134,8 +137,10 @@ def sms_fragments(text: str) -> Fragments:
 _ALL_GSM = re.compile(f"[{re.escape(GSM_BASIC + GSM_EXTENSION)}]*")
 
 
-def _is_double(character: str, encoding: Encoding) -> bool:
-    return character in GSM_EXTENSION if encoding == "gsm7" else ord(character) > 0xFFFF
+_DOUBLES: Mapping[Encoding, re.Pattern[str]] = {
+    "gsm7": re.compile(f"[{re.escape(GSM_EXTENSION)}]"),
+    "ucs2": re.compile("[\U00010000-\U0010ffff]"),
+}
 
 
 def is_basic(text: str) -> bool:

@@ -112,8 +112,8 @@ def _due(connection: sa.Connection, batch: str, now: datetime) -> Sequence[sa.Ro
 
 _fallback, _link = attempts.alias("fallback"), links_.alias("link")
 _WANTED: tuple[sa.ColumnElement[Any], ...] = (
-    *(attempts.c[name] for name in ("id", "reference", "reminder_day", "queued_at", "begun_at")),
     *(attempts.c[name] for name in First._fields),
+    *(attempts.c[name] for name in ("id", "reference", "reminder_day", "queued_at", "begun_at")),
     sa.literal_column(REMINDERS_SINCE, Instant()).label("since"),
     sa.literal_column(attempt_state_sql("attempts"), sa.Text()).label("primary_state"),
     sa.literal_column(fallback_state_sql("fallback"), sa.Text()).label("fallback_state"),
@@ -154,7 +154,8 @@ def _decide(
         patient = _patient(row, known.questionnaire, now)
         due = _day_due(policy, row, now)
         channel = rules.reached_by(patient) or row.channel
-        content = First.of(row).content(channel)
+        first = First.of(row)
+        content = first.content(channel)
         if known.cancelled_at is not None:
             reason = "cancelled"
         else:
@@ -167,7 +168,7 @@ def _decide(
         else:
             step = steps.reminder_of(due)
             reminder = reminders_.row_of(
-                First.of(row),
+                first,
                 content,
                 step=step,
                 channel=channel,

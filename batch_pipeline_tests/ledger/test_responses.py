@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.ledger import alerts, audit, links, responses
+from batch_pipeline.ledger import alerts, audit, batches, links, responses
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.links import Link, Response
 from batch_pipeline.ledger.responses import Change, Closed, Counted
 from batch_pipeline_tests.ledger.given import BATCH, NOW, approve, begin, lines, open_ledger, patient, queue
 from batch_pipeline_tests.ledger.test_links import KEYS, WRONG, found, rows, token_hash, tried
+from batch_pipeline_tests.ledgers import on_postgresql_alone
 
 Fold = Callable[[Link, Response | None], Change]
 HOUR = timedelta(hours=1)
@@ -135,6 +136,17 @@ def test_many_at_once_lose_nothing(folder: Path) -> None:
         assert [alert.finding for alert in alerts.of_batch(connection, BATCH)] == [f"f{k}" for k in range(5)]
     for each in ledgers:
         each.close()
+
+
+@on_postgresql_alone
+def test_an_urgent_reading_waits_for_nobody_who_has_the_batch(asked: Ledger) -> None:
+    """Who revokes a link has the batch, and waits for the link: who has the link must not wait for the batch."""
+    with ThreadPoolExecutor() as pool, asked.write() as connection:
+        batches.get(connection, BATCH, lock=True)
+        assert pool.submit(kept, asked, adding("a", findings=("high:1",))).result(10) != "gone"
+        links.revoke(connection, BATCH, [2], "Dr Grey", NOW)
+    with asked.read() as connection:
+        assert [alert.line for alert in alerts.untold(connection, BATCH)] == [2]
 
 
 def test_an_alert_is_raised_once_for_a_patient_and_a_finding(asked: Ledger) -> None:

@@ -168,9 +168,15 @@ def test_a_page_says_what_was_left_out(desk: Desk) -> None:
         assert re.search(r"<title>\s*Error: ", again.text)
 
 
-@pytest.mark.parametrize("place", ["times", "times/", "times/tomorrow", "times/2026-10-06/1", "slots", "book/1"])
+@pytest.mark.parametrize("place", ["times", "times/", "times/tomorrow", "times/2026-10-06/1", "slots"])
 def test_a_page_that_there_is_not(desk: Desk, place: str) -> None:
-    assert Patient(desk).open(place).status_code in (404, 405)
+    assert Patient(desk).open(place).status_code == 404
+
+
+@pytest.mark.parametrize("place", ["confirm", "book", "book/1"])
+def test_a_page_that_a_form_led_to_leads_to_the_start_when_a_phone_opens_it_again(desk: Desk, place: str) -> None:
+    again = Patient(desk).open(place)
+    assert (again.status_code, again.headers["location"]) == (303, f"/{token()}")
 
 
 def test_a_day_without_free_slots_leads_to_the_others(desk: Desk) -> None:

@@ -25,7 +25,8 @@ from batch_pipeline.rules import slots as rules
 from batch_pipeline.rules.slots import Changes, Known, Slot
 
 Result = Literal["done", "taken", "otherwise", "too_often", "gone"]
-"""What a patient's request came to. ``taken``: somebody was quicker, or the slot has begun or is offered no more.
+"""What a patient's request came to. ``taken``: somebody was quicker, or the slot has begun, or is offered no more, or not as
+it was shown.
 ``otherwise``: the patient has chosen something else meanwhile, in another window; nothing was changed."""
 
 PATIENT = "patient"
@@ -133,7 +134,14 @@ _IS_FREE = sa.and_(
 )
 # Statements that patients' pages ask again and again are made once: to make one takes longer than to run it.
 _FREE = sa.select(*_SLOT).where(_IS_FREE).order_by(slots.c.starts_at, slots.c.id)
-_TAKE_ONE = sa.update(slots).where(slots.c.id == sa.bindparam("of_number"), _IS_FREE).values(booked=slots.c.booked + 1)
+_IS_AS_SHOWN = sa.and_(
+    slots.c.id == sa.bindparam("of_number"),
+    *(
+        slots.c[name].is_not_distinct_from(sa.bindparam(f"shown_{name}", type_=slots.c[name].type))
+        for name in ("starts_at", "minutes", "clinician", "place")
+    ),
+)
+_TAKE_ONE = sa.update(slots).where(_IS_AS_SHOWN, _IS_FREE).values(booked=slots.c.booked + 1)
 
 
 def _bound(clinic: Clinic, now: datetime) -> dict[str, object]:
@@ -224,12 +232,12 @@ def book(
     connection: sa.Connection,
     token_hash: str,
     clinic: Clinic,
-    number: int,
+    wanted: Place,
     replacing: str | None,
     now: datetime,
     new_id: Callable[[], str],
 ) -> Result:
-    """Books a slot for the patient of a link. The same again is done already.
+    """Books a slot, as the patient of a link saw it. The same again is done already.
 
     ``replacing``: the identifier of the booking that the patient knows to have, and changes; the new place is had before
     the old one is given back, in one transaction.
@@ -238,14 +246,14 @@ def book(
     if found is None:
         return "gone"
     whose, last = found
-    if (settled := _settled(last, number, replacing, now)) is not None:
+    if (settled := _settled(last, wanted.number, replacing, now)) is not None:
         return settled
-    if not _take(connection, clinic, number, last, now):
+    if not _take(connection, clinic, wanted, last, now):
         return "taken"
     if last is not None and last.ended_at is None:
         _end(connection, last, "changed" if last.place is not None else "booked", now)
-    _begin(connection, whose, clinic, number, now, new_id)
-    said = {"line": whose.line, "slot": number}
+    _begin(connection, whose, clinic, wanted.number, now, new_id)
+    said = {"line": whose.line, "slot": wanted.number}
     audit.record(connection, now, PATIENT, "book" if replacing is None else "change_booking", whose.batch, said)
     return "done"
 
@@ -311,12 +319,15 @@ def _alone(
     return whose, choice(connection, token_hash, clinic)
 
 
-def _take(connection: sa.Connection, clinic: Clinic, number: int, last: Choice | None, now: datetime) -> bool:
+def _take(connection: sa.Connection, clinic: Clinic, wanted: Place, last: Choice | None, now: datetime) -> bool:
     """Takes a place, if there is one; the one that will be given back is locked with it, the smaller number first."""
     if last is not None and last.place is not None and last.ended_at is None:
-        both = sa.select(slots.c.id).where(slots.c.id.in_((number, last.place.number))).order_by(slots.c.id)
+        both = sa.select(slots.c.id).where(slots.c.id.in_((wanted.number, last.place.number))).order_by(slots.c.id)
         connection.execute(both.with_for_update()).all()
-    return connection.execute(_TAKE_ONE, {**_bound(clinic, now), "of_number": number}).rowcount == 1
+    starts_at, minutes, clinician, place = wanted.slot.told
+    shown = {"starts_at": starts_at, "minutes": minutes, "clinician": clinician, "place": place}
+    bound = {f"shown_{name}": value for name, value in shown.items()}
+    return connection.execute(_TAKE_ONE, {**_bound(clinic, now), **bound, "of_number": wanted.number}).rowcount == 1
 
 
 def _end(connection: sa.Connection, last: Choice, because: str, now: datetime) -> None:

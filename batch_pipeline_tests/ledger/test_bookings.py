@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import audit, bookings, links
-from batch_pipeline.ledger.bookings import Choice, Clinic, Result
+from batch_pipeline.ledger.bookings import Choice, Clinic, Place, Result
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import bookings as table
 from batch_pipeline.ledger.tables import slots
@@ -54,9 +54,10 @@ def invite(ledger: Ledger, count: int = 3, batch: str = BATCH) -> None:
     begin(ledger, *numbers, batch=batch)
 
 
-def number(ledger: Ledger, id_: str, clinic: Clinic = CLINIC) -> int:
+def seen(ledger: Ledger, id_: str, clinic: Clinic = CLINIC) -> Place:
+    """A slot as a patient sees it now."""
     with ledger.read() as connection:
-        return next(each.number for each in bookings.places(connection, clinic) if each.slot.id == id_)
+        return next(each for each in bookings.places(connection, clinic) if each.slot.id == id_)
 
 
 def chosen(ledger: Ledger, line: int = 2, batch: str = BATCH, clinic: Clinic = CLINIC) -> Choice | None:
@@ -84,7 +85,7 @@ class Patient:
         return last.identifier if last is not None and last.is_booked else None
 
     def book(self, id_: str, **more: Any) -> Result:
-        place = number(self.ledger, id_, self.clinic)
+        place = more.get("place") or seen(self.ledger, id_, self.clinic)
         replacing = more.get("replacing", self.had())
         with self.ledger.write() as connection:
             return bookings.book(connection, self.hashed, self.clinic, place, replacing, self.now, new_id)
@@ -214,6 +215,24 @@ def test_somebody_was_quicker(ledger: Ledger) -> None:
     assert Patient(ledger, 3).book("A") == "done"
 
 
+@pytest.mark.parametrize(
+    "changed", [{"starts_at": NOW + DAY}, {"minutes": 20}, {"place": None}, {"clinician": "Dr Grey"}, {"capacity": 2}]
+)
+def test_a_slot_that_has_changed_since_the_patient_saw_it_is_not_booked(
+    ledger: Ledger, changed: dict[str, Any]
+) -> None:
+    """But for its places: a file may be taken in between the page that asks for confirmation and the answer to it."""
+    invite(ledger)
+    take_in(ledger, slot("A"), slot("B", clinician=None))
+    as_it_was = seen(ledger, "A")
+    take_in(ledger, slot("A", **changed), slot("B", clinician=None))
+    assert Patient(ledger, 3).book("B") == "done"
+    patient = Patient(ledger)
+    assert patient.book("A", place=as_it_was) == ("done" if "capacity" in changed else "taken")
+    assert patient.book("A") == "done"
+    sound(ledger)
+
+
 def test_capacity_holds_across_batches_that_name_the_same_slots(ledger: Ledger) -> None:
     invite(ledger, 6)
     invite(ledger, 6, batch="reminder")
@@ -249,7 +268,7 @@ def test_slots_of_another_clinic_are_not_to_be_had(ledger: Ledger) -> None:
     take_in(ledger, slot("A"), clinic=Clinic("riverside", "another"))
     take_in(ledger, slot("A"), clinic=Clinic("hillside", "flu-clinic"))
     for clinic in (Clinic("riverside", "another"), Clinic("hillside", "flu-clinic")):
-        wrong = number(ledger, "A", clinic)
+        wrong = seen(ledger, "A", clinic)
         with ledger.write() as connection:
             said = bookings.book(connection, token_hash(2), CLINIC, wrong, None, NOW, new_id)
         assert said == "taken"
@@ -383,7 +402,7 @@ def test_200_at_once_have_10_places_between_them(folder: Path) -> None:
     ledger = open_ledger(folder)
     invite(ledger, 200)
     take_in(ledger, slot("A", 10))
-    place = number(ledger, "A")
+    place = seen(ledger, "A")
 
     def one(line: int) -> Result:
         with ledger.write() as connection:
@@ -401,14 +420,14 @@ def test_one_patient_who_asks_for_many_at_once_has_one(folder: Path) -> None:
     ledger = open_ledger(folder)
     invite(ledger)
     take_in(ledger, *(slot(f"S{n}") for n in range(12)))
-    numbers = [number(ledger, f"S{n}") for n in range(12)]
+    places = [seen(ledger, f"S{n}") for n in range(12)]
 
-    def one(place: int) -> Result:
+    def one(place: Place) -> Result:
         with ledger.write() as connection:
             return bookings.book(connection, token_hash(2), CLINIC, place, None, NOW, new_id)
 
     with ThreadPoolExecutor(12) as pool:
-        said = list(pool.map(one, numbers))
+        said = list(pool.map(one, places))
     assert (said.count("done"), said.count("otherwise")) == (1, 11)
     sound(ledger)
     ledger.close()
@@ -419,12 +438,12 @@ def test_one_patient_with_two_links_has_one_place(folder: Path) -> None:
     invite(ledger)
     invite(ledger, batch="reminder")
     take_in(ledger, slot("A", 9), slot("B", 9))
-    numbers = [number(ledger, id_) for id_ in "AB"]
+    places = [seen(ledger, id_) for id_ in "AB"]
 
     def one(n: int) -> Result:
         with ledger.write() as connection:
             hashed = token_hash(2, (BATCH, "reminder")[n % 2])
-            return bookings.book(connection, hashed, CLINIC, numbers[n % 2], None, NOW, new_id)
+            return bookings.book(connection, hashed, CLINIC, places[n % 2], None, NOW, new_id)
 
     with ThreadPoolExecutor(8) as pool:
         said = list(pool.map(one, range(8)))
@@ -453,7 +472,7 @@ def test_revoking_and_booking_at_once_wait_for_each_other(folder: Path) -> None:
     ledger = open_ledger(folder)
     invite(ledger, 40)
     take_in(ledger, slot("A", 100))
-    place = number(ledger, "A")
+    place = seen(ledger, "A")
 
     def one(line: int) -> Result:
         with ledger.write() as connection:

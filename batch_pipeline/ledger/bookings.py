@@ -368,10 +368,20 @@ _OF_LINKS = (
 """Only grows, whatever patients do."""
 
 
-def changes(connection: sa.Connection, batch: str) -> int:
-    """How often patients of a batch have chosen, or ended what they chose."""
+class Reported(NamedTuple):
+    """What a report is made of."""
+
+    changes: int
+    """How often patients of the batch have chosen, or ended what they chose."""
+    before: int | None
+    """The same of the report before it, when this one was begun; ``None``: there was none."""
+
+
+def reported(connection: sa.Connection, batch: str) -> Reported:
+    """What a report that is made now is made of: ``mark_reported``."""
     row = connection.execute(_OF_LINKS.where(links_table.c.batch == batch)).one_or_none()
-    return 0 if row is None else row.changes
+    before = sa.select(booking_reports.c.changes).where(booking_reports.c.batch == batch)
+    return Reported(0 if row is None else row.changes, connection.scalar(before))
 
 
 def unreported(connection: sa.Connection) -> list[str]:
@@ -386,8 +396,9 @@ def unreported(connection: sa.Connection) -> list[str]:
     return list(connection.scalars(query))
 
 
-def mark_reported(connection: sa.Connection, batch: str, seen: int) -> None:
-    """Notes how many ``changes`` of a batch its report has; of two reports at once the one that has more."""
-    row = insert(connection, booking_reports).values(batch=batch, changes=seen)
-    more = booking_reports.c.changes < seen
-    connection.execute(row.on_conflict_do_update(index_elements=["batch"], set_={"changes": seen}, where=more))
+def mark_reported(connection: sa.Connection, batch: str, made_of: Reported) -> None:
+    """Notes that a batch's report was written. Of two at once nobody knows whose file stands: it is due once more."""
+    row = insert(connection, booking_reports).values(batch=batch, changes=made_of.changes)
+    alone = booking_reports.c.changes.is_not_distinct_from(made_of.before)
+    stands = sa.case((alone, row.excluded.changes), else_=0)
+    connection.execute(row.on_conflict_do_update(index_elements=["batch"], set_={"changes": stands}))

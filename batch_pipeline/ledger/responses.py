@@ -192,6 +192,17 @@ def with_news(connection: sa.Connection) -> list[str]:
     return list(connection.scalars(query))
 
 
-def mark_inbox(connection: sa.Connection, batch: str, version: int | None) -> None:
-    """Notes that a batch's inbox was made of answers whose versions come to this; ``None``: it has to be made anew."""
-    connection.execute(sa.update(batches).where(batches.c.batch == batch).values(inbox_version=version))
+def mark_inbox(connection: sa.Connection, batch: str, version: int, before: int | None) -> None:
+    """Notes that a batch's inbox was made of answers whose versions come to this.
+
+    ``before``: what was noted when it was begun. Where it is something else by now, another was made at the same time, or
+    somebody has seen it; nobody knows whose file stands, and it is made anew.
+    """
+    alone = batches.c.inbox_version.is_not_distinct_from(before)
+    stands = sa.case((alone, version), else_=None)
+    connection.execute(sa.update(batches).where(batches.c.batch == batch).values(inbox_version=stands))
+
+
+def forget_inbox(connection: sa.Connection, batch: str) -> None:
+    """Notes that a batch's inbox has to be made anew."""
+    connection.execute(sa.update(batches).where(batches.c.batch == batch).values(inbox_version=None))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import audit, bookings, links
-from batch_pipeline.ledger.bookings import Choice, Clinic, Place, Result
+from batch_pipeline.ledger.bookings import Choice, Clinic, Place, Reported, Result
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import bookings as table
 from batch_pipeline.ledger.tables import slots
@@ -370,29 +370,56 @@ def test_who_changes_for_ever_is_stopped_and_keeps_what_was_booked(ledger: Ledge
 # Reporting
 
 
+def due(ledger: Ledger) -> list[str]:
+    with ledger.read() as connection:
+        return bookings.unreported(connection)
+
+
+def reported(ledger: Ledger) -> Reported:
+    with ledger.read() as connection:
+        return bookings.reported(connection, BATCH)
+
+
+def note(ledger: Ledger, made_of: Reported) -> None:
+    with ledger.write() as connection:
+        bookings.mark_reported(connection, BATCH, made_of)
+
+
 def test_a_report_is_due_until_it_has_every_change(ledger: Ledger) -> None:
-    def due() -> list[str]:
-        with ledger.read() as connection:
-            return bookings.unreported(connection)
-
-    def report(seen: int) -> None:
-        with ledger.write() as connection:
-            bookings.mark_reported(connection, BATCH, seen)
-
     invite(ledger)
     take_in(ledger, slot("A"))
-    assert due() == []
+    note(ledger, reported(ledger))
+    assert due(ledger) == []
     Patient(ledger).book("A")
-    assert due() == [BATCH]
-    report(1)
-    assert due() == []
+    assert due(ledger) == [BATCH]
+    note(ledger, reported(ledger))
+    assert due(ledger) == []
     Patient(ledger).cancel()
-    assert due() == [BATCH]
-    with ledger.read() as connection:
-        assert bookings.changes(connection, BATCH) == 2
-    report(2)
-    report(1)
-    assert due() == []
+    assert due(ledger) == [BATCH]
+    assert reported(ledger) == Reported(changes=2, before=1)
+    for _ in range(2):
+        note(ledger, reported(ledger))
+        assert due(ledger) == []
+
+
+@pytest.mark.parametrize("last", ["older", "newer"])
+@pytest.mark.parametrize("first", [True, False], ids=["the first", "later ones"])
+def test_of_two_reports_at_once_neither_is_taken_for_the_last(ledger: Ledger, last: str, first: bool) -> None:
+    """Nobody knows whose file was written last: a booking that is in one of them alone must not be lost by that."""
+    invite(ledger)
+    take_in(ledger, slot("A"))
+    Patient(ledger).book("A")
+    if not first:
+        note(ledger, reported(ledger))
+        Patient(ledger).cancel()
+    older = reported(ledger)
+    Patient(ledger).cancel() if first else Patient(ledger).book("A")
+    newer = reported(ledger)
+    for each in (newer, older) if last == "older" else (older, newer):
+        note(ledger, each)
+    assert due(ledger) == [BATCH]
+    note(ledger, reported(ledger))
+    assert due(ledger) == []
 
 
 # Many at once

@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -202,22 +203,58 @@ def test_a_batch_is_counted_by_patients(asked: Ledger) -> None:
         assert responses.counted(connection, "nothing was answered") == []
 
 
+@dataclass
+class Inbox:
+    """As somebody makes it: reads what there is, and some time later notes what it was made of."""
+
+    ledger: Ledger
+
+    def __post_init__(self) -> None:
+        self.version = sum(row.version for row in answered(self.ledger))
+        with self.ledger.read() as connection:
+            self.before = batches.get(connection, BATCH).inbox_version
+
+    def note(self) -> None:
+        with self.ledger.write() as connection:
+            responses.mark_inbox(connection, BATCH, self.version, self.before)
+
+
+def due(ledger: Ledger) -> list[str]:
+    with ledger.read() as connection:
+        return responses.with_news(connection)
+
+
 def test_an_inbox_is_made_anew_after_every_change(asked: Ledger) -> None:
-    def due() -> list[str]:
-        with asked.read() as connection:
-            return responses.with_news(connection)
-
-    def made() -> None:
-        version = sum(row.version for row in answered(asked))
-        with asked.write() as connection:
-            responses.mark_inbox(connection, BATCH, version)
-
-    assert due() == []
+    assert due(asked) == []
     for line, key in ((2, "a"), (3, "a"), (2, "b")):
         kept(asked, adding(key), line=line)
-        assert due() == [BATCH]
-        made()
-        assert due() == []
+        assert due(asked) == [BATCH]
+        Inbox(asked).note()
+        assert due(asked) == []
     with asked.write() as connection:
-        responses.mark_inbox(connection, BATCH, None)
-    assert due() == [BATCH]
+        responses.forget_inbox(connection, BATCH)
+    assert due(asked) == [BATCH]
+
+
+@pytest.mark.parametrize("last", ["older", "newer"])
+def test_of_two_inboxes_made_at_once_neither_is_taken_for_the_last(asked: Ledger, last: str) -> None:
+    """Nobody knows whose file was written last: a reading that is in one of them alone must not be lost by that."""
+    kept(asked, adding("a"))
+    older = Inbox(asked)
+    kept(asked, adding("b", findings=("high:1",)))
+    newer = Inbox(asked)
+    for each in (newer, older) if last == "older" else (older, newer):
+        each.note()
+    assert due(asked) == [BATCH]
+    Inbox(asked).note()
+    assert due(asked) == []
+
+
+def test_an_inbox_that_was_made_while_somebody_saw_it_is_made_anew(asked: Ledger) -> None:
+    kept(asked, adding("a", findings=("high:1",)))
+    Inbox(asked).note()
+    under_way = Inbox(asked)
+    with asked.write() as connection:
+        responses.forget_inbox(connection, BATCH)
+    under_way.note()
+    assert due(asked) == [BATCH]

@@ -371,7 +371,7 @@ def reconcile(
 
 @app.command()
 def sweep(context: typer.Context, at: At = None) -> None:
-    """Do all that is due by now for every batch: receipts and time-outs, then fallbacks; and what patients answered."""
+    """Do all that is due by now for every batch: what patients answered; then receipts and time-outs, and fallbacks."""
     from batch_pipeline.operations.answering import with_answers
     from batch_pipeline.operations.dispatching import with_fallbacks_due, with_news
 
@@ -380,9 +380,9 @@ def sweep(context: typer.Context, at: At = None) -> None:
     if not _carry_out(
         house,
         now,
+        ("inbox", "answers of", lambda: with_answers(house, now)),  # fallbacks may take an hour, and some can't wait
         ("receipts", "receipts of", lambda: with_news(house, now)),
         ("fallback", "fallbacks of", lambda: with_fallbacks_due(house, now)),
-        ("inbox", "answers of", lambda: with_answers(house, now)),
     ):
         _say("nothing is due")
 

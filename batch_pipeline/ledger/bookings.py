@@ -4,12 +4,13 @@ A slot is known by workspace, booking and its id in the file, so that all batche
 of them are booked stands beside it: a place is had by adding one to that where there is one left, in the transaction that
 writes the booking. So no slot gets more than it holds, whoever asks at the same time.
 
-A patient has one choice at a time of a clinic's slots, by whichever batch's link it was made. Each of a patient's requests
+A patient has one choice at a time of a clinic's slots, by whichever batch's link it was made. An appointment that had begun
+when a link's message went is no choice of that link's: the patient is invited to another. Each of a patient's requests
 has the link, and what the patient chooses of the clinic, to itself; then slots are locked, in the order of their numbers.
 Nothing of the batch is: whoever revokes its links has it, and waits for the link.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
@@ -19,7 +20,16 @@ import sqlalchemy as sa
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import audit, links
 from batch_pipeline.ledger.dialects import insert, queue_for
-from batch_pipeline.ledger.tables import Instant, attempts, batches, booking_reports, bookings, slots
+from batch_pipeline.ledger.tables import (
+    OPEN_BOOKING,
+    OVER,
+    Instant,
+    attempts,
+    batches,
+    booking_reports,
+    bookings,
+    slots,
+)
 from batch_pipeline.ledger.tables import links as links_table
 from batch_pipeline.rules import slots as rules
 from batch_pipeline.rules.slots import Changes, Known, Slot
@@ -199,8 +209,20 @@ _WHOSE = (
     .join(attempts, sa.and_(attempts.c.batch == links_table.c.batch, attempts.c.patient == links_table.c.patient))
     .where(links_table.c.token_hash == sa.bindparam("of_hash"), attempts.c.step == "primary")
 )
+_INVITED_AT = (
+    sa.select(attempts.c.begun_at)
+    .where(
+        attempts.c.batch == links_table.c.batch,
+        attempts.c.patient == links_table.c.patient,
+        attempts.c.step == "primary",
+    )
+    .scalar_subquery()
+)
 _CHOSEN = (
-    sa.select(*_SLOT, bookings.c.identifier, bookings.c.made_at, bookings.c.ended_at)
+    sa.select(
+        *(*_SLOT, bookings.c.identifier, bookings.c.made_at, bookings.c.ended_at, bookings.c.ended_because),
+        _INVITED_AT.label("invited_at"),
+    )
     .select_from(links_table)
     .join(
         bookings,
@@ -219,13 +241,25 @@ _CHOSEN = (
 def choice(connection: sa.Connection, token_hash: str, clinic: Clinic) -> Choice | None:
     """What the patient of a link chose last, by this link or another; ``None`` before the first time."""
     bound = {"of_hash": token_hash, "of_workspace": clinic.workspace, "of_booking": clinic.booking}
-    rows = connection.execute(_CHOSEN, bound).all()
+    rows = _since_the_last_that_is_over(connection.execute(_CHOSEN, bound).all())
     if not rows:
         return None
     last = rows[-1]
     first = next((row for row in rows if row.id is not None), last)
     place = None if last.id is None else _place(last)
     return Choice(last.identifier, place, last.made_at, last.ended_at, first.identifier, len(rows))
+
+
+def _since_the_last_that_is_over(rows: Sequence[sa.Row[Any]]) -> Sequence[sa.Row[Any]]:
+    begins = [n for n, row in enumerate(rows, 1) if row.ended_because == OVER or _was_over(row)]
+    return rows[begins[-1] :] if begins else rows
+
+
+def _was_over(row: sa.Row[Any]) -> bool:
+    """Whether it is an appointment that had begun when the patient was invited."""
+    if row.id is None or row.ended_at is not None or row.invited_at is None:
+        return False
+    return row.starts_at <= row.invited_at
 
 
 def book(
@@ -252,6 +286,7 @@ def book(
         return "taken"
     if last is not None and last.ended_at is None:
         _end(connection, last, "changed" if last.place is not None else "booked", now)
+    _leave_behind(connection, whose, clinic, now)
     _begin(connection, whose, clinic, wanted.number, now, new_id)
     said = {"line": whose.line, "slot": wanted.number}
     audit.record(connection, now, PATIENT, "book" if replacing is None else "change_booking", whose.batch, said)
@@ -299,6 +334,7 @@ def decline(
         return "done" if last.is_declined else "otherwise"
     if last is not None and last.number >= rules.MOST_CHOICES:
         return "too_often"
+    _leave_behind(connection, whose, clinic, now)
     _begin(connection, whose, clinic, None, now, new_id)
     audit.record(connection, now, PATIENT, "decline_booking", whose.batch, {"line": whose.line})
     return "done"
@@ -337,6 +373,24 @@ def _end(connection: sa.Connection, last: Choice, because: str, now: datetime) -
     if last.place is not None:
         that = slots.c.id == last.place.number
         connection.execute(sa.update(slots).where(that).values(booked=slots.c.booked - 1))
+
+
+def _leave_behind(connection: sa.Connection, whose: _Whose, clinic: Clinic, now: datetime) -> None:
+    """Ends what is still open, an appointment that is over; its place was used, and isn't given back."""
+    bound = {"of_workspace": clinic.workspace, "of_booking": clinic.booking, "of_patient": whose.patient}
+    connection.execute(_END_OVER, {**bound, "at": now})
+
+
+_END_OVER = (
+    sa.update(bookings)
+    .where(
+        bookings.c.workspace == sa.bindparam("of_workspace"),
+        bookings.c.booking == sa.bindparam("of_booking"),
+        bookings.c.patient == sa.bindparam("of_patient"),
+        sa.text(OPEN_BOOKING),
+    )
+    .values(ended_at=sa.bindparam("at", type_=Instant()), ended_because=OVER)
+)
 
 
 def _begin(

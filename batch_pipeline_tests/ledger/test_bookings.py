@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.ledger import audit, bookings, links
+from batch_pipeline.ledger import audit, bookings, links, snapshot
 from batch_pipeline.ledger.bookings import Choice, Clinic, Place, Reported, Result
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import bookings as table
@@ -44,14 +44,14 @@ def take_in(ledger: Ledger, *some: Slot, clinic: Clinic = CLINIC, at: datetime =
         )
 
 
-def invite(ledger: Ledger, count: int = 3, batch: str = BATCH) -> None:
-    """A batch whose patients can book."""
+def invite(ledger: Ledger, count: int = 3, batch: str = BATCH, at: datetime = NOW) -> None:
+    """A batch whose patients can book, and whose messages went then."""
     recipients = lines(count)
     numbers = [each.line for each in recipients]
     approve(ledger, batch)
     links.write(ledger, batch, "self_book", KEYS, rows(*numbers), NOW)
     queue(ledger, recipients, batch)
-    begin(ledger, *numbers, batch=batch)
+    begin(ledger, *numbers, batch=batch, at=at)
 
 
 def seen(ledger: Ledger, id_: str, clinic: Clinic = CLINIC) -> Place:
@@ -261,6 +261,59 @@ def test_who_booked_by_one_link_has_that_appointment_by_another_and_no_second_on
     with ledger.read() as connection:
         assert bookings.unreported(connection) == [BATCH, "reminder"]
     sound(ledger)
+
+
+def test_who_is_invited_anew_after_an_appointment_can_book_another(ledger: Ledger) -> None:
+    """A clinic's file goes on for years. An appointment that had begun when a message went is no answer to that."""
+    invite(ledger)
+    take_in(ledger, slot("A", 3, days=1), slot("B", 3, days=9), slot("C", 3, days=9))
+    before = Patient(ledger, 2)
+    before.book("A")
+    attended = before.had()
+    invite(ledger, batch="next", at=NOW + 2 * DAY)
+    anew = Patient(ledger, 2, "next", now=NOW + 3 * DAY)
+    assert chosen(ledger, batch="next") is None
+    assert (before.has, answers(ledger, BATCH), answers(ledger, "next")) == ("A", "booked A", "none")
+    assert anew.cancel(attended) == "otherwise"
+    assert [anew.book("B"), anew.book("B", replacing=None)] == ["done", "done"]
+    last = chosen(ledger, batch="next")
+    assert last is not None
+    assert (last.number, last.calendar_id == attended) == (1, False)
+    assert (before.has, anew.has) == ("B", "B")
+    assert anew.book("C") == "done"
+    assert (answers(ledger, BATCH), answers(ledger, "next")) == ("booked A", "booked C")
+    assert booked(ledger) == {"A": 1, "B": 0, "C": 1}
+    assert [row.ended_because for row in _choices(ledger)] == ["over", "changed", None]
+    invite(ledger, batch="third", at=NOW + 9 * DAY)
+    assert chosen(ledger, batch="third") is None
+    assert [answers(ledger, batch) for batch in (BATCH, "next", "third")] == ["booked A", "booked C", "none"]
+
+
+def test_who_is_invited_anew_after_an_appointment_may_want_none(ledger: Ledger) -> None:
+    invite(ledger)
+    take_in(ledger, slot("A", days=1), slot("B"))
+    for _ in range(2):
+        Patient(ledger, 2).cancel()
+        Patient(ledger, 2).book("A")
+    invite(ledger, batch="next", at=NOW + 2 * DAY)
+    assert (chosen(ledger, batch="next"), answers(ledger, "next")) == (None, "none")
+    anew = Patient(ledger, 2, "next", now=NOW + 3 * DAY)
+    assert anew.decline() == "done"
+    assert (answers(ledger, BATCH), answers(ledger, "next")) == ("booked A", "declined")
+    assert booked(ledger) == {"A": 1, "B": 0}
+
+
+def answers(ledger: Ledger, batch: str) -> str:
+    """What the batch's report says of the patient on line 2."""
+    with ledger.read() as connection:
+        [row] = [
+            row
+            for some in snapshot.read_bookings(connection, batch, *CLINIC)
+            for row in some.to_pylist()
+            if row["line"] == 2
+        ]
+    assert (row["answer"] == "booked") == (row["starts_at"] is not None and row["ended_at"] is None)
+    return " ".join(filter(None, (row["answer"], row["slot"])))
 
 
 def test_slots_of_another_clinic_are_not_to_be_had(ledger: Ledger) -> None:

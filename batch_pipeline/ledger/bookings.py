@@ -250,12 +250,12 @@ def choice(connection: sa.Connection, token_hash: str, clinic: Clinic) -> Choice
     return Choice(last.identifier, place, last.made_at, last.ended_at, first.identifier, len(rows))
 
 
-def _since_the_last_that_is_over(rows: Sequence[sa.Row[Any]]) -> Sequence[sa.Row[Any]]:
+def _since_the_last_that_is_over(rows: Sequence[sa.Row[*tuple[Any, ...]]]) -> Sequence[sa.Row[*tuple[Any, ...]]]:
     begins = [n for n, row in enumerate(rows, 1) if row.ended_because == OVER or _was_over(row)]
     return rows[begins[-1] :] if begins else rows
 
 
-def _was_over(row: sa.Row[Any]) -> bool:
+def _was_over(row: sa.Row[*tuple[Any, ...]]) -> bool:
     """Whether it is an appointment that had begun when the patient was invited."""
     if row.id is None or row.ended_at is not None or row.invited_at is None:
         return False

@@ -225,6 +225,22 @@ def test_every_kind_of_question_is_taken_and_shown_again(ledger: Ledger, tmp_pat
     assert {"some", "line"}.isdisjoint(answers(desk))
 
 
+def test_who_has_days_to_go_is_not_led_to_send_and_end_it(desk: Desk) -> None:
+    """Answers that were sent change no more: the rest of the week would be lost."""
+    browser = entered(desk)
+    browser.fill(token(), DAY_1, **numbers(1, **WHOLE))
+    assert "Send your readings only once, after the last of them. Check your readings so far" in words(
+        browser.open(token())
+    )
+    assert "Send my answers without the missing readings" in words(browser.client.get(f"/{token()}/check"))
+    for day in range(2, 8):
+        desk.clock.wait(DAY)
+        browser = entered(desk)
+        browser.fill(token(), f"questions/{day}", **numbers(day, **WHOLE))
+    assert "Check and send your readings" in words(browser.open(token()))
+    assert "without the missing" not in words(browser.client.get(f"/{token()}/check"))
+
+
 # Two tabs, a double click
 
 

@@ -53,6 +53,8 @@ def tell(house: House, batch: str, now: datetime) -> Told:
             by = messenger.name
     except (NotTold, Refused) as why:
         return Told(untold=len(ids), because=str(why))
+    except Exception as fault:  # noqa: BLE001 - the practice has its list all the same, and is told the next time
+        return Told(untold=len(ids), because=f"a fault of ours: {type(fault).__name__}")
     with house.ledger.write() as connection:
         alerts.note_told(connection, ids, by, now)
     return Told(told=len(ids))

@@ -183,7 +183,7 @@ def take_in(
     before = known(connection, clinic)
     for slot, why in rules.faults(found.values(), before, now):
         raise Refused(f"{file}, line {slot.line}: {why}")
-    changed = rules.changes(found, before)
+    changed = rules.changes(found, before, now)
     for slot in changed.new:
         connection.execute(sa.insert(slots).values(**clinic._asdict(), slot=slot.id, **_written(slot), added_at=now))
     for slot in changed.altered:

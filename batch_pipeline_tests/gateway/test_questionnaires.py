@@ -366,8 +366,9 @@ def test_what_was_typed_before_the_session_ended_is_kept_and_asks_for_the_date_a
     fields = fields_of(browser.client.get(f"/{token()}/{DAY_1}"))
     desk.clock.wait(timedelta(hours=10))
     later = desk.browser()
-    page = later.post_form(f"/{token()}/{DAY_1}", fields, numbers(1, m1=(190, 95), m2=(150, "x")))
+    page = later.post_form(f"/{token()}/{DAY_1}", fields, numbers(1, m1=(190, 95), m2=(150, "x"), e1=(230, 95)))
     assert page.status_code == 200
+    assert "230 is unusual. Check that it is right" in words(page)
     assert "Your answers are saved" in words(page)
     assert "reading is very high" in words(page)
     assert "must be a whole number" in words(page)

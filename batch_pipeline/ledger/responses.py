@@ -40,7 +40,10 @@ Closed = Literal["gone", "locked"]
 def keep(
     connection: sa.Connection, token_hash: str, fold: Callable[[Link, Response | None], Changed], now: datetime
 ) -> Changed | Closed:
-    """Keeps what ``fold`` makes of the answers as they are now; gives that. Answers that were sent stay as they are."""
+    """Keeps what ``fold`` makes of the answers as they are now; gives that.
+
+    Answers that were sent stay as they are; what can't wait is raised all the same.
+    """
     link = links.find(connection, token_hash, lock=True)
     if link is None:
         return "gone"
@@ -49,13 +52,11 @@ def keep(
     if standing != "open":
         return standing
     change = fold(link, before)
-    if before is not None and before.completed_at is not None:
-        return change
     line = _line(connection, link)
     if before is None:
         if change.answers is not None:
             _begin(connection, link, line, change.answers, now)
-    elif change.answers is not None or change.completes:
+    elif before.completed_at is None and (change.answers is not None or change.completes):
         _renew(connection, link, before, change, now)
     alerts_.raise_(connection, link.batch, link.patient, line, change.findings, now)
     return change

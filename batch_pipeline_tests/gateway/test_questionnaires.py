@@ -294,6 +294,7 @@ def test_what_comes_after_it_was_sent_is_refused_in_words_and_advised_about(desk
     assert "What you just entered was not sent" in words(late)
     assert "Your blood pressure reading is very high" in words(late)
     assert kept(desk) == before
+    assert raised(desk) == [(2, "very_high:day-1.morning.2")], "the practice is told that there was one"
 
 
 # Readings that can't wait

@@ -116,6 +116,8 @@ def test_answers_that_were_sent_change_no_more(asked: Ledger) -> None:
     assert (sent[0].completed_at, sent[0].version) == (NOW + HOUR, 2)
     kept(asked, adding("c", findings=("x",)), at=NOW + 2 * HOUR)
     assert answered(asked) == sent
+    with asked.read() as connection:
+        assert [alert.finding for alert in alerts.untold(connection, BATCH)] == ["x"], "it can't wait all the same"
 
 
 def test_many_at_once_lose_nothing(folder: Path) -> None:

@@ -285,8 +285,13 @@ def _answer_to(visit: Visit, link: Link, page: Page | None, filled: Filled | Non
         return see_other(sheet.address())
     if not visit.is_in_session:
         advice = _advice(filled.noticed)
-        said = {"errors": list(filled.errors.values()), "warnings": list(filled.warnings.values())}
-        return sheet.render("questionnaire_kept", too_late=sheet.is_sent, advice=advice, **said)
+        return sheet.render(
+            "questionnaire_kept",
+            too_late=sheet.is_sent,
+            advice=advice,
+            errors=list(filled.errors.values()),
+            warnings=list(filled.warnings.values()),
+        )
     if sheet.is_sent:
         return _sent(sheet, 409, filled.noticed)
     sheet = replace(sheet, answers=filled.answers)

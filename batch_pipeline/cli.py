@@ -374,7 +374,7 @@ def reconcile(
 
 @app.command()
 def sweep(context: typer.Context, at: At = None) -> None:
-    """Do all that is due by now for every batch: receipts and time-outs, fallbacks, answers, then reminders."""
+    """Do all that is due by now for every batch: answers; then receipts and time-outs, fallbacks, and reminders."""
     from batch_pipeline.operations.answering import with_answers
     from batch_pipeline.operations.dispatching import with_fallbacks_due, with_news, with_reminders_due
 
@@ -383,9 +383,9 @@ def sweep(context: typer.Context, at: At = None) -> None:
     if not _carry_out(
         house,
         now,
+        ("inbox", "answers of", lambda: with_answers(house, now)),  # fallbacks may take an hour, and some can't wait
         ("receipts", "receipts of", lambda: with_news(house, now)),
         ("fallback", "fallbacks of", lambda: with_fallbacks_due(house, now)),
-        ("inbox", "answers of", lambda: with_answers(house, now)),
         ("reminders", "reminders of", lambda: with_reminders_due(house, now)),
     ):
         _say("nothing is due")

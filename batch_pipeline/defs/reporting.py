@@ -73,10 +73,10 @@ def reported_bookings(
     home, batch = house.open(), context.partition_key
     with refusals(), home.staging() as folder, home.duck() as con:
         table = folder / "bookings"
-        seen = reporting.bookings_table(home, con, batch, table)
+        made_of = reporting.bookings_table(home, con, batch, table)
         yield tables.fits(con, schemas.BOOKINGS, table)
         answers = con.sql(f"SELECT answer, count(*) FROM {scan(table)} GROUP BY ALL ORDER BY ALL").fetchall()
-        written = reporting.write_booking_reports(home, con, batch, table, patients, seen, clock.now())
+        written = reporting.write_booking_reports(home, con, batch, table, patients, made_of, clock.now())
         yield dg.Output(
             table,
             "bookings",

@@ -285,7 +285,10 @@ def reopen(connection: sa.Connection, batch: str) -> None:
 
 
 def get(connection: sa.Connection, batch: str, *, lock: bool = False) -> Batch:
-    """A registered batch; ``Refused`` for one that isn't. ``lock``: nobody else changes it in this transaction."""
+    """A registered batch; ``Refused`` for one that isn't. ``lock``: nobody else changes it in this transaction.
+
+    What names it may be added meanwhile: a patient's reading that can't wait waits for nobody who sends, or revokes.
+    """
     known = _find(connection, batch, lock=lock)
     if known is None:
         raise Refused(f"there is no batch {batch}: submit it first, or look at status for the ids there are")
@@ -296,7 +299,7 @@ def _find(connection: sa.Connection, batch: str, *, lock: bool) -> Batch | None:
     if lock:
         queue_for(connection, batch, shared=False)
     query = sa.select(batches).where(batches.c.batch == batch)
-    row = connection.execute(query.with_for_update() if lock else query).mappings().one_or_none()
+    row = connection.execute(query.with_for_update(key_share=True) if lock else query).mappings().one_or_none()
     return None if row is None else Batch(**row)
 
 

@@ -13,7 +13,16 @@ import sqlalchemy as sa
 
 from batch_pipeline.ledger.dialects import one_of_texts
 from batch_pipeline.ledger.records import Due
-from batch_pipeline.ledger.tables import attempts, batches, bookings, links, record_entries, slots, to_microseconds
+from batch_pipeline.ledger.tables import (
+    OVER,
+    attempts,
+    batches,
+    bookings,
+    links,
+    record_entries,
+    slots,
+    to_microseconds,
+)
 from batch_pipeline.rules.links import life_of
 from batch_pipeline.rules.slots import Slot
 
@@ -42,9 +51,10 @@ def _due(now: datetime, which: sa.ColumnElement[bool]) -> Due:
     begun = record_entries.alias("begun")
     has_entry = sa.exists().where(begun.c.identifier == bookings.c.identifier)
     is_open, is_slot = bookings.c.ended_at.is_(None), bookings.c.slot.is_not(None)
+    stands = sa.or_(is_open, bookings.c.ended_because == OVER)
     parts = (
-        _part(bookings.c.identifier, 0).where(which, is_slot, is_open),
-        _part(bookings.c.identifier + ENDED, 1).where(which, is_slot, ~is_open, has_entry),
+        _part(bookings.c.identifier, 0).where(which, is_slot, stands),
+        _part(bookings.c.identifier + ENDED, 1).where(which, is_slot, ~stands, has_entry),
         _part(bookings.c.identifier, 0).where(which, ~is_slot, is_open, _link_is_over(now)),
     )
     every = sa.union_all(*parts).subquery("of_bookings")

@@ -4,12 +4,13 @@ A slot is known by workspace, booking and its id in the file, so that all batche
 of them are booked stands beside it: a place is had by adding one to that where there is one left, in the transaction that
 writes the booking. So no slot gets more than it holds, whoever asks at the same time.
 
-A patient has one choice at a time of a clinic's slots, by whichever batch's link it was made. Each of a patient's requests
+A patient has one choice at a time of a clinic's slots, by whichever batch's link it was made. An appointment that had begun
+when a link's message went is no choice of that link's: the patient is invited to another. Each of a patient's requests
 has the link, and what the patient chooses of the clinic, to itself; then slots are locked, in the order of their numbers.
 Nothing of the batch is: whoever revokes its links has it, and waits for the link.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
@@ -19,13 +20,23 @@ import sqlalchemy as sa
 from batch_pipeline.errors import Refused
 from batch_pipeline.ledger import audit, links
 from batch_pipeline.ledger.dialects import insert, queue_for
-from batch_pipeline.ledger.tables import Instant, attempts, batches, booking_reports, bookings, slots
+from batch_pipeline.ledger.tables import (
+    OPEN_BOOKING,
+    OVER,
+    Instant,
+    attempts,
+    batches,
+    booking_reports,
+    bookings,
+    slots,
+)
 from batch_pipeline.ledger.tables import links as links_table
 from batch_pipeline.rules import slots as rules
 from batch_pipeline.rules.slots import Changes, Known, Slot
 
 Result = Literal["done", "taken", "otherwise", "too_often", "gone"]
-"""What a patient's request came to. ``taken``: somebody was quicker, or the slot has begun or is offered no more.
+"""What a patient's request came to. ``taken``: somebody was quicker, or the slot has begun, or is offered no more, or not as
+it was shown.
 ``otherwise``: the patient has chosen something else meanwhile, in another window; nothing was changed."""
 
 PATIENT = "patient"
@@ -133,7 +144,14 @@ _IS_FREE = sa.and_(
 )
 # Statements that patients' pages ask again and again are made once: to make one takes longer than to run it.
 _FREE = sa.select(*_SLOT).where(_IS_FREE).order_by(slots.c.starts_at, slots.c.id)
-_TAKE_ONE = sa.update(slots).where(slots.c.id == sa.bindparam("of_number"), _IS_FREE).values(booked=slots.c.booked + 1)
+_IS_AS_SHOWN = sa.and_(
+    slots.c.id == sa.bindparam("of_number"),
+    *(
+        slots.c[name].is_not_distinct_from(sa.bindparam(f"shown_{name}", type_=slots.c[name].type))
+        for name in ("starts_at", "minutes", "clinician", "place")
+    ),
+)
+_TAKE_ONE = sa.update(slots).where(_IS_AS_SHOWN, _IS_FREE).values(booked=slots.c.booked + 1)
 
 
 def _bound(clinic: Clinic, now: datetime) -> dict[str, object]:
@@ -165,7 +183,7 @@ def take_in(
     before = known(connection, clinic)
     for slot, why in rules.faults(found.values(), before, now):
         raise Refused(f"{file}, line {slot.line}: {why}")
-    changed = rules.changes(found, before)
+    changed = rules.changes(found, before, now)
     for slot in changed.new:
         connection.execute(sa.insert(slots).values(**clinic._asdict(), slot=slot.id, **_written(slot), added_at=now))
     for slot in changed.altered:
@@ -191,8 +209,20 @@ _WHOSE = (
     .join(attempts, sa.and_(attempts.c.batch == links_table.c.batch, attempts.c.patient == links_table.c.patient))
     .where(links_table.c.token_hash == sa.bindparam("of_hash"), attempts.c.step == "primary")
 )
+_INVITED_AT = (
+    sa.select(attempts.c.begun_at)
+    .where(
+        attempts.c.batch == links_table.c.batch,
+        attempts.c.patient == links_table.c.patient,
+        attempts.c.step == "primary",
+    )
+    .scalar_subquery()
+)
 _CHOSEN = (
-    sa.select(*_SLOT, bookings.c.identifier, bookings.c.made_at, bookings.c.ended_at)
+    sa.select(
+        *(*_SLOT, bookings.c.identifier, bookings.c.made_at, bookings.c.ended_at, bookings.c.ended_because),
+        _INVITED_AT.label("invited_at"),
+    )
     .select_from(links_table)
     .join(
         bookings,
@@ -211,7 +241,7 @@ _CHOSEN = (
 def choice(connection: sa.Connection, token_hash: str, clinic: Clinic) -> Choice | None:
     """What the patient of a link chose last, by this link or another; ``None`` before the first time."""
     bound = {"of_hash": token_hash, "of_workspace": clinic.workspace, "of_booking": clinic.booking}
-    rows = connection.execute(_CHOSEN, bound).all()
+    rows = _since_the_last_that_is_over(connection.execute(_CHOSEN, bound).all())
     if not rows:
         return None
     last = rows[-1]
@@ -220,16 +250,28 @@ def choice(connection: sa.Connection, token_hash: str, clinic: Clinic) -> Choice
     return Choice(last.identifier, place, last.made_at, last.ended_at, first.identifier, len(rows))
 
 
+def _since_the_last_that_is_over(rows: Sequence[sa.Row[*tuple[Any, ...]]]) -> Sequence[sa.Row[*tuple[Any, ...]]]:
+    begins = [n for n, row in enumerate(rows, 1) if row.ended_because == OVER or _was_over(row)]
+    return rows[begins[-1] :] if begins else rows
+
+
+def _was_over(row: sa.Row[*tuple[Any, ...]]) -> bool:
+    """Whether it is an appointment that had begun when the patient was invited."""
+    if row.id is None or row.ended_at is not None or row.invited_at is None:
+        return False
+    return row.starts_at <= row.invited_at
+
+
 def book(
     connection: sa.Connection,
     token_hash: str,
     clinic: Clinic,
-    number: int,
+    wanted: Place,
     replacing: str | None,
     now: datetime,
     new_id: Callable[[], str],
 ) -> Result:
-    """Books a slot for the patient of a link. The same again is done already.
+    """Books a slot, as the patient of a link saw it. The same again is done already.
 
     ``replacing``: the identifier of the booking that the patient knows to have, and changes; the new place is had before
     the old one is given back, in one transaction.
@@ -238,14 +280,15 @@ def book(
     if found is None:
         return "gone"
     whose, last = found
-    if (settled := _settled(last, number, replacing, now)) is not None:
+    if (settled := _settled(last, wanted.number, replacing, now)) is not None:
         return settled
-    if not _take(connection, clinic, number, last, now):
+    if not _take(connection, clinic, wanted, last, now):
         return "taken"
     if last is not None and last.ended_at is None:
         _end(connection, last, "changed" if last.place is not None else "booked", now)
-    _begin(connection, whose, clinic, number, now, new_id)
-    said = {"line": whose.line, "slot": number}
+    _leave_behind(connection, whose, clinic, now)
+    _begin(connection, whose, clinic, wanted.number, now, new_id)
+    said = {"line": whose.line, "slot": wanted.number}
     audit.record(connection, now, PATIENT, "book" if replacing is None else "change_booking", whose.batch, said)
     return "done"
 
@@ -291,6 +334,7 @@ def decline(
         return "done" if last.is_declined else "otherwise"
     if last is not None and last.number >= rules.MOST_CHOICES:
         return "too_often"
+    _leave_behind(connection, whose, clinic, now)
     _begin(connection, whose, clinic, None, now, new_id)
     audit.record(connection, now, PATIENT, "decline_booking", whose.batch, {"line": whose.line})
     return "done"
@@ -311,12 +355,15 @@ def _alone(
     return whose, choice(connection, token_hash, clinic)
 
 
-def _take(connection: sa.Connection, clinic: Clinic, number: int, last: Choice | None, now: datetime) -> bool:
+def _take(connection: sa.Connection, clinic: Clinic, wanted: Place, last: Choice | None, now: datetime) -> bool:
     """Takes a place, if there is one; the one that will be given back is locked with it, the smaller number first."""
     if last is not None and last.place is not None and last.ended_at is None:
-        both = sa.select(slots.c.id).where(slots.c.id.in_((number, last.place.number))).order_by(slots.c.id)
+        both = sa.select(slots.c.id).where(slots.c.id.in_((wanted.number, last.place.number))).order_by(slots.c.id)
         connection.execute(both.with_for_update()).all()
-    return connection.execute(_TAKE_ONE, {**_bound(clinic, now), "of_number": number}).rowcount == 1
+    starts_at, minutes, clinician, place = wanted.slot.told
+    shown = {"starts_at": starts_at, "minutes": minutes, "clinician": clinician, "place": place}
+    bound = {f"shown_{name}": value for name, value in shown.items()}
+    return connection.execute(_TAKE_ONE, {**_bound(clinic, now), **bound, "of_number": wanted.number}).rowcount == 1
 
 
 def _end(connection: sa.Connection, last: Choice, because: str, now: datetime) -> None:
@@ -326,6 +373,24 @@ def _end(connection: sa.Connection, last: Choice, because: str, now: datetime) -
     if last.place is not None:
         that = slots.c.id == last.place.number
         connection.execute(sa.update(slots).where(that).values(booked=slots.c.booked - 1))
+
+
+def _leave_behind(connection: sa.Connection, whose: _Whose, clinic: Clinic, now: datetime) -> None:
+    """Ends what is still open, an appointment that is over; its place was used, and isn't given back."""
+    bound = {"of_workspace": clinic.workspace, "of_booking": clinic.booking, "of_patient": whose.patient}
+    connection.execute(_END_OVER, {**bound, "at": now})
+
+
+_END_OVER = (
+    sa.update(bookings)
+    .where(
+        bookings.c.workspace == sa.bindparam("of_workspace"),
+        bookings.c.booking == sa.bindparam("of_booking"),
+        bookings.c.patient == sa.bindparam("of_patient"),
+        sa.text(OPEN_BOOKING),
+    )
+    .values(ended_at=sa.bindparam("at", type_=Instant()), ended_because=OVER)
+)
 
 
 def _begin(
@@ -357,10 +422,20 @@ _OF_LINKS = (
 """Only grows, whatever patients do."""
 
 
-def changes(connection: sa.Connection, batch: str) -> int:
-    """How often patients of a batch have chosen, or ended what they chose."""
+class Reported(NamedTuple):
+    """What a report is made of."""
+
+    changes: int
+    """How often patients of the batch have chosen, or ended what they chose."""
+    before: int | None
+    """The same of the report before it, when this one was begun; ``None``: there was none."""
+
+
+def reported(connection: sa.Connection, batch: str) -> Reported:
+    """What a report that is made now is made of: ``mark_reported``."""
     row = connection.execute(_OF_LINKS.where(links_table.c.batch == batch)).one_or_none()
-    return 0 if row is None else row.changes
+    before = sa.select(booking_reports.c.changes).where(booking_reports.c.batch == batch)
+    return Reported(0 if row is None else row.changes, connection.scalar(before))
 
 
 def unreported(connection: sa.Connection) -> list[str]:
@@ -375,8 +450,9 @@ def unreported(connection: sa.Connection) -> list[str]:
     return list(connection.scalars(query))
 
 
-def mark_reported(connection: sa.Connection, batch: str, seen: int) -> None:
-    """Notes how many ``changes`` of a batch its report has; of two reports at once the one that has more."""
-    row = insert(connection, booking_reports).values(batch=batch, changes=seen)
-    more = booking_reports.c.changes < seen
-    connection.execute(row.on_conflict_do_update(index_elements=["batch"], set_={"changes": seen}, where=more))
+def mark_reported(connection: sa.Connection, batch: str, made_of: Reported) -> None:
+    """Notes that a batch's report was written. Of two at once nobody knows whose file stands: it is due once more."""
+    row = insert(connection, booking_reports).values(batch=batch, changes=made_of.changes)
+    alone = booking_reports.c.changes.is_not_distinct_from(made_of.before)
+    stands = sa.case((alone, row.excluded.changes), else_=0)
+    connection.execute(row.on_conflict_do_update(index_elements=["batch"], set_={"changes": stands}))

@@ -40,7 +40,10 @@ Closed = Literal["gone", "locked"]
 def keep(
     connection: sa.Connection, token_hash: str, fold: Callable[[Link, Response | None], Changed], now: datetime
 ) -> Changed | Closed:
-    """Keeps what ``fold`` makes of the answers as they are now; gives that. Answers that were sent stay as they are."""
+    """Keeps what ``fold`` makes of the answers as they are now; gives that.
+
+    Answers that were sent stay as they are; what can't wait is raised all the same.
+    """
     link = links.find(connection, token_hash, lock=True)
     if link is None:
         return "gone"
@@ -49,13 +52,11 @@ def keep(
     if standing != "open":
         return standing
     change = fold(link, before)
-    if before is not None and before.completed_at is not None:
-        return change
     line = _line(connection, link)
     if before is None:
         if change.answers is not None:
             _begin(connection, link, line, change.answers, now)
-    elif change.answers is not None or change.completes:
+    elif before.completed_at is None and (change.answers is not None or change.completes):
         _renew(connection, link, before, change, now)
     alerts_.raise_(connection, link.batch, link.patient, line, change.findings, now)
     return change
@@ -192,6 +193,17 @@ def with_news(connection: sa.Connection) -> list[str]:
     return list(connection.scalars(query))
 
 
-def mark_inbox(connection: sa.Connection, batch: str, version: int | None) -> None:
-    """Notes that a batch's inbox was made of answers whose versions come to this; ``None``: it has to be made anew."""
-    connection.execute(sa.update(batches).where(batches.c.batch == batch).values(inbox_version=version))
+def mark_inbox(connection: sa.Connection, batch: str, version: int, before: int | None) -> None:
+    """Notes that a batch's inbox was made of answers whose versions come to this.
+
+    ``before``: what was noted when it was begun. Where it is something else by now, another was made at the same time, or
+    somebody has seen it; nobody knows whose file stands, and it is made anew.
+    """
+    alone = batches.c.inbox_version.is_not_distinct_from(before)
+    stands = sa.case((alone, version), else_=None)
+    connection.execute(sa.update(batches).where(batches.c.batch == batch).values(inbox_version=stands))
+
+
+def forget_inbox(connection: sa.Connection, batch: str) -> None:
+    """Notes that a batch's inbox has to be made anew."""
+    connection.execute(sa.update(batches).where(batches.c.batch == batch).values(inbox_version=None))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from batch_pipeline.ledger import links
-from batch_pipeline.ledger.tables import attempts, bookings, record_chunks, record_entries, slots
+from batch_pipeline.ledger.tables import OVER, attempts, bookings, record_chunks, record_entries, slots
 from batch_pipeline.ledger.tables import links as links_
 from batch_pipeline.rules.states import attempt_state_sql
 
@@ -81,18 +81,20 @@ BOOKINGS = pa.schema(
 
 
 def read_bookings(connection: sa.Connection, batch: str, workspace: str, booking: str) -> Iterator[pa.RecordBatch]:
-    """What each of the batch's patients who can book chose last of these slots: as ``read_attempts``, of ``BOOKINGS``."""
-    later = bookings.alias("later")
-    last = sa.select(sa.func.max(later.c.id)).where(
-        later.c.workspace == workspace, later.c.booking == booking, later.c.patient == links_.c.patient
-    )
+    """What each of the batch's patients who can book chose last of these slots: as ``read_attempts``, of ``BOOKINGS``.
+
+    Neither an appointment that had begun when the patient was invited by this batch, nor what came after one that
+    was attended since: that answers another batch's message.
+    """
+    is_over = bookings.c.ended_because == OVER
     answer = sa.case(
         (bookings.c.id.is_(None), "none"),
-        (bookings.c.ended_at.is_not(None), "cancelled"),
+        (sa.and_(bookings.c.ended_at.is_not(None), bookings.c.ended_because != OVER), "cancelled"),
         (bookings.c.slot.is_(None), "declined"),
         else_="booked",
     )
-    times = (sa.type_coerce(each, sa.BigInteger) for each in (bookings.c.made_at, bookings.c.ended_at))
+    ended_at = sa.case((is_over, None), else_=sa.type_coerce(bookings.c.ended_at, sa.BigInteger))
+    times = (sa.type_coerce(bookings.c.made_at, sa.BigInteger), ended_at)
     query = (
         sa.select(
             *(attempts.c.line, answer, slots.c.slot, sa.type_coerce(slots.c.starts_at, sa.BigInteger)),
@@ -100,12 +102,31 @@ def read_bookings(connection: sa.Connection, batch: str, workspace: str, booking
         )
         .select_from(links_)
         .join(attempts, sa.and_(attempts.c.batch == links_.c.batch, attempts.c.patient == links_.c.patient))
-        .outerjoin(bookings, bookings.c.id == last.scalar_subquery())
+        .outerjoin(bookings, bookings.c.id == _last_choice(workspace, booking))
         .outerjoin(slots, slots.c.id == bookings.c.slot)
         .where(links_.c.batch == batch, links_.c.kind == "self_book", attempts.c.step == "primary")
         .order_by(attempts.c.line)
     )
     yield from _read(connection, query, BOOKINGS)
+
+
+def _last_choice(workspace: str, booking: str) -> sa.ColumnElement[int]:
+    """SQL value, beside a patient's message: the id of what answers it, null for nothing."""
+    chosen, its_slot, invited_at = bookings.alias("chosen"), slots.alias("its_slot"), attempts.c.begun_at
+    is_theirs = sa.and_(
+        chosen.c.workspace == workspace, chosen.c.booking == booking, chosen.c.patient == attempts.c.patient
+    )
+    with_slots = chosen.join(its_slot, its_slot.c.id == chosen.c.slot)
+
+    def one(what: sa.ColumnElement[Any], origin: sa.FromClause, *which: sa.ColumnElement[bool]) -> Any:
+        return sa.select(what).select_from(origin).where(is_theirs, *which).correlate(attempts).scalar_subquery()
+
+    first, last = sa.func.min(chosen.c.id), sa.func.max(chosen.c.id)
+    is_over = chosen.c.ended_because == OVER
+    stands = sa.or_(chosen.c.ended_at.is_(None), is_over)
+    before = one(last, with_slots, stands, its_slot.c.starts_at <= invited_at)
+    attended = one(first, with_slots, is_over, its_slot.c.starts_at > invited_at)
+    return sa.func.coalesce(attended, one(last, chosen, chosen.c.id > sa.func.coalesce(before, 0)))
 
 
 def _read(connection: sa.Connection, query: sa.Select[*tuple[Any, ...]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:

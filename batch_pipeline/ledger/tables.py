@@ -400,6 +400,8 @@ slots = sa.Table(
 )
 
 OPEN_BOOKING = "ended_at IS NULL"
+OVER = "over"
+"""Why a booking ended of which nothing was given up: the patient was invited anew after the appointment."""
 
 bookings = sa.Table(
     "bookings",

@@ -53,6 +53,8 @@ def tell(house: House, batch: str, now: datetime) -> Told:
             by = messenger.name
     except (NotTold, Refused) as why:
         return Told(untold=len(ids), because=str(why))
+    except Exception as fault:  # noqa: BLE001 - the practice has its list all the same, and is told the next time
+        return Told(untold=len(ids), because=f"a fault of ours: {type(fault).__name__}")
     with house.ledger.write() as connection:
         alerts.note_told(connection, ids, by, now)
     return Told(told=len(ids))
@@ -77,6 +79,7 @@ def make_inbox(house: House, batch: str, patients: Path, folder: Path) -> Inbox:
         _write(reading.INBOX.empty_table(), table)
         return Inbox(table, None, responses.Counted(batch, 0, 0, 0, 0))
     with house.ledger.read() as connection:  # one state of the ledger
+        before = batches.get(connection, batch).inbox_version
         raised = alerts.of_batch(connection, batch)
         found = reading.read(form, responses.of_batch(connection, batch), raised, submitted.workspace.zone)
         counted = _counted(responses.counted(connection, batch), batch)
@@ -88,7 +91,7 @@ def make_inbox(house: House, batch: str, patients: Path, folder: Path) -> Inbox:
         zone = submitted.workspace.timezone
         write_csv(lists.responses(con, "given_answers", patients=scan(patients), zone=zone), path, report.columns)
     with house.ledger.write() as connection:
-        responses.mark_inbox(connection, batch, found.version)
+        responses.mark_inbox(connection, batch, found.version, before)
     return Inbox(table, path, counted)
 
 
@@ -123,7 +126,7 @@ def seen(house: House, batch: str, by: str, now: datetime) -> list[int]:
     with house.ledger.write() as connection:
         lines = alerts.note_seen(connection, batch, by, now)
         if lines:
-            responses.mark_inbox(connection, batch, None)
+            responses.forget_inbox(connection, batch)
     restoring.note_decision(house)
     return lines
 

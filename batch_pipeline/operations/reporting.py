@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from batch_pipeline.errors import Refused
 from batch_pipeline.house import House
 from batch_pipeline.ledger import batches, bookings, due, figures, snapshot
+from batch_pipeline.ledger.bookings import Reported
 from batch_pipeline.operations import booking
 from batch_pipeline.operations.status import status
 from batch_pipeline.planning import tables as schemas
@@ -45,23 +46,29 @@ def record_table(house: House, con: duckdb.DuckDBPyConnection, batch: str, path:
     return path
 
 
-def bookings_table(house: House, con: duckdb.DuckDBPyConnection, batch: str, path: Path) -> int:
+def bookings_table(house: House, con: duckdb.DuckDBPyConnection, batch: str, path: Path) -> Reported:
     """Writes what the batch's patients chose of the slots as Parquet, in the columns of ``schemas.BOOKINGS``.
 
-    Gives how many changes of theirs it has: ``bookings.mark_reported``.
+    Gives what it was made of: ``bookings.mark_reported``.
     """
     whole = path.with_suffix(".whole")
     clinic = booking.clinic_of(house.submitted(batch))
     with house.ledger.read() as connection:
-        seen = bookings.changes(connection, batch)
+        made_of = bookings.reported(connection, batch)
         rows = () if clinic is None else snapshot.read_bookings(connection, batch, *clinic)
         _write_arrow(rows, snapshot.BOOKINGS, whole)
     write(con, f"SELECT {', '.join(schemas.BOOKINGS.columns)} FROM {scan(whole)}", path)
-    return seen
+    return made_of
 
 
 def write_booking_reports(
-    house: House, con: duckdb.DuckDBPyConnection, batch: str, table: Path, patients: Path, seen: int, now: datetime
+    house: House,
+    con: duckdb.DuckDBPyConnection,
+    batch: str,
+    table: Path,
+    patients: Path,
+    made_of: Reported,
+    now: datetime,
 ) -> list[Path]:
     """Writes ``bookings.csv`` and ``slots.csv`` of a batch that offers slots; gives their paths."""
     submitted = house.submitted(batch)
@@ -82,7 +89,7 @@ def write_booking_reports(
             },
         )
     with house.ledger.write() as connection:
-        bookings.mark_reported(connection, batch, seen)
+        bookings.mark_reported(connection, batch, made_of)
     return written
 
 

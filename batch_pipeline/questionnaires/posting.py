@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from batch_pipeline.questionnaires import blood_pressure
 from batch_pipeline.questionnaires.form import DATE_PARTS, Answers, Form, Page, Question, Value
+from batch_pipeline.rules.figures import in_figures
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,9}", re.ASCII)
@@ -110,7 +111,7 @@ def _unanswered(question: Question) -> str:
 def _value(question: Question, fields: Mapping[str, str]) -> Value | None:
     """The answer; ``None`` for an empty one. Raises ``NotTaken``."""
     if question.kind == "date":
-        return _date(question, [_line(fields.get(field, "")) for field in question.fields])
+        return _date(question, [in_figures(_line(fields.get(field, ""))) for field in question.fields])
     if question.several:
         ticked = zip(question.fields[1:], question.choices, strict=True)
         return tuple(choice.value for field, choice in ticked if fields.get(field)) or None
@@ -149,9 +150,10 @@ def _decimal(question: Question, written: str) -> Decimal:
 
 
 def _without_unit(question: Question, written: str) -> str:
+    figures = in_figures(written)
     if question.unit is None:
-        return written
-    return written.casefold().removesuffix(question.unit.label.casefold()).rstrip()
+        return figures
+    return figures.casefold().removesuffix(question.unit.label.casefold()).rstrip()
 
 
 def _hold_to(question: Question, value: int | Decimal) -> None:

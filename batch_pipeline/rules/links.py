@@ -18,6 +18,7 @@ from typing import Literal
 
 from batch_pipeline.rules import dates
 from batch_pipeline.rules.dates import DobProblem
+from batch_pipeline.rules.figures import in_figures
 
 Kind = Literal["attachment", "questionnaire", "self_book"]
 Standing = Literal["open", "locked", "gone"]
@@ -180,7 +181,7 @@ class NotADate:
 
 def typed_date(day: str, month: str, year: str, today: date) -> date | NotADate:
     """The date of birth that a patient typed, in three parts; the month may have its name."""
-    typed = dict(zip(_PARTS, (part.strip() for part in (day, month, year)), strict=True))
+    typed = dict(zip(_PARTS, (in_figures(part).strip() for part in (day, month, year)), strict=True))
     if missing := tuple(name for name, part in typed.items() if not part):
         if len(missing) == len(_PARTS):
             return NotADate("Enter your date of birth", _PARTS)

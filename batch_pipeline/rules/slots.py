@@ -82,7 +82,7 @@ class Changes:
     removed: tuple[str, ...]
     """That the file has no more, and had until now: nobody else books them."""
     keep_bookings: tuple[tuple[str, int, int], ...]
-    """Slots that were taken out, or shrunk, under patients who have booked: id, places that are left, bookings."""
+    """Slots to come that were taken out, or shrunk, under patients who have booked: id, places that are left, bookings."""
 
 
 # What is written -----------------------------------------------------------------------------------------------------
@@ -184,8 +184,12 @@ def faults(slots: Iterable[Slot], known: Mapping[str, Known], now: datetime) -> 
             yield slot, f'slot "{slot.id}" {_BOOKED_OTHERWISE}'
 
 
-def changes(slots: Mapping[str, Slot], known: Mapping[str, Known]) -> Changes:
+def changes(slots: Mapping[str, Slot], known: Mapping[str, Known], now: datetime) -> Changes:
     """What the slots of a file, which has no faults, make of those that are known."""
+
+    def may_be_too_many(before: Known) -> bool:
+        return before.booked > 0 and before.slot.starts_at > now
+
     gone = [before for id_, before in known.items() if id_ not in slots]
     kept = [(known[id_], slot) for id_, slot in slots.items() if id_ in known]
     return Changes(
@@ -193,7 +197,11 @@ def changes(slots: Mapping[str, Slot], known: Mapping[str, Known]) -> Changes:
         altered=tuple(slot for before, slot in kept if before.slot != slot or before.removed),
         removed=tuple(before.slot.id for before in gone if not before.removed),
         keep_bookings=(
-            *((before.slot.id, 0, before.booked) for before in gone if before.booked and not before.removed),
-            *((slot.id, slot.capacity, before.booked) for before, slot in kept if before.booked > slot.capacity),
+            *((before.slot.id, 0, before.booked) for before in gone if may_be_too_many(before) and not before.removed),
+            *(
+                (slot.id, slot.capacity, before.booked)
+                for before, slot in kept
+                if may_be_too_many(before) and before.booked > slot.capacity
+            ),
         ),
     )

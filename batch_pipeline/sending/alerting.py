@@ -4,6 +4,7 @@ A notice says which batch and which lines, and where to look; nothing of a patie
 again: its id is the same then, and so is an email's ``Message-ID``.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,8 +31,9 @@ class Notice:
 
     @property
     def id(self) -> str:
-        """The same for the same alerts."""
-        return f"{self.batch}:alerts:{min(self.alerts)}-{max(self.alerts)}:{len(self.alerts)}"
+        """The same for the same alerts, and for no others: who has had one of them drops the other."""
+        known = hashlib.sha256(",".join(map(str, sorted(self.alerts))).encode()).hexdigest()
+        return f"{self.batch}:alerts:{known[:16]}"
 
     @property
     def subject(self) -> str:

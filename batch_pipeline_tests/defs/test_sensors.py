@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from batch_pipeline import definitions
 from batch_pipeline.defs.resources import ClockResource, HouseResource
 from batch_pipeline.ledger import bookings
-from batch_pipeline.ledger.tables import links, slots
+from batch_pipeline.ledger.tables import links
 from batch_pipeline_tests.e2e.surgery import SECOND, Surgery, T, by_sms, hours, numbered
 
 
@@ -261,8 +261,8 @@ def test_bookings_are_reported_and_saved_when_patients_have_chosen_something(dae
     ledger = surgery.house.ledger
     with ledger.write() as connection:
         [token_hash, _] = connection.scalars(sa.select(links.c.token_hash).order_by(links.c.token_hash))
-        [slot] = connection.scalars(sa.select(slots.c.id))
         clinic = bookings.Clinic("larkfield", "clinic")
+        [slot] = bookings.places(connection, clinic)
         assert bookings.book(connection, token_hash, clinic, slot, None, T + SECOND, lambda: "b-1") == "done"
     for sensor in sensors:
         assert [daemon.cycle(sensor, T + 2 * SECOND) for _ in range(2)] == [["flu"], []]

@@ -184,6 +184,9 @@ def test_the_practice_is_told_by_its_webhook_once_and_of_no_patient(
     answer(surgery, messages[0], m1=(190, 95))
     answer(surgery, messages[2], m1=(191, 95), m2=(192, 95))
     surgery.done("sweep", at=T + hours(2))
+    with surgery.dagster() as instance:
+        swept = [run.job_name for run in reversed(instance.get_runs(limit=2))]
+    assert swept == ["inbox", "receipts"], "what can't wait waits for nothing that may take long"
     assert told(surgery) == (False, "nobody is told: the webhook answered 503")
     assert answering.with_answers(surgery.house, T + hours(2)) == []
     practice.status = 204

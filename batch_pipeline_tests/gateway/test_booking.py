@@ -168,9 +168,15 @@ def test_a_page_says_what_was_left_out(desk: Desk) -> None:
         assert re.search(r"<title>\s*Error: ", again.text)
 
 
-@pytest.mark.parametrize("place", ["times", "times/", "times/tomorrow", "times/2026-10-06/1", "slots", "book/1"])
+@pytest.mark.parametrize("place", ["times", "times/", "times/tomorrow", "times/2026-10-06/1", "slots"])
 def test_a_page_that_there_is_not(desk: Desk, place: str) -> None:
-    assert Patient(desk).open(place).status_code in (404, 405)
+    assert Patient(desk).open(place).status_code == 404
+
+
+@pytest.mark.parametrize("place", ["confirm", "book", "book/1"])
+def test_a_page_that_a_form_led_to_leads_to_the_start_when_a_phone_opens_it_again(desk: Desk, place: str) -> None:
+    again = Patient(desk).open(place)
+    assert (again.status_code, again.headers["location"]) == (303, f"/{token()}")
 
 
 def test_a_day_without_free_slots_leads_to_the_others(desk: Desk) -> None:
@@ -201,6 +207,30 @@ def test_somebody_was_quicker(desk: Desk) -> None:
     assert number is not None
     assert second.submit(times, slot=number[1]).status_code == 409
     assert booked(desk.ledger) == {"A": 1, "B": 0, "C": 0}
+
+
+def test_a_time_that_was_changed_before_it_was_confirmed_is_not_booked(desk: Desk) -> None:
+    patient = Patient(desk)
+    asked = patient.choose("Tuesday 6 October 2026", "9:30am")
+    take_in(desk.ledger, replace(SLOTS[0], starts_at=TUESDAY + timedelta(hours=5)), *SLOTS[1:])
+    answer = patient.submit(asked)
+    assert answer.status_code == 409
+    assert "that appointment has just been changed. Choose again" in words(answer)
+    assert "2:30pm" in words(answer)
+    assert booked(desk.ledger) == {"A": 0, "B": 0, "C": 0}
+    assert patient.book(time="2:30pm").status_code == 303
+
+
+def test_who_goes_back_after_booking_is_not_told_that_it_was_taken(desk: Desk) -> None:
+    """The phone's back button sends the form again: the place that was taken is the patient's own."""
+    patient = Patient(desk)
+    times = patient.open("times/2026-10-06")
+    number = re.search(r'for="slot-([0-9]+)">9:30am<', times.text)
+    assert number is not None
+    patient.submit(patient.submit(times, slot=number[1]))
+    again = patient.submit(times, slot=number[1])
+    assert (again.status_code, again.headers["location"]) == (303, f"/{token()}")
+    assert "Your appointment is booked" in words(patient.open())
 
 
 def test_the_last_one_of_a_day_was_taken(desk: Desk) -> None:

@@ -137,7 +137,7 @@ def test_no_page_of_blood_pressure_is_wider_than_the_phone_or_hard_to_use(week: 
     look(page, "About your readings")
     page.get_by_role("link", name="Continue").click()
     look(page, "Your blood pressure at home for 7 days")
-    page.get_by_role("link", name="Check and send your readings").click()
+    page.get_by_role("link", name="Check your readings so far").click()
     look(page, "Check your answers")
     save(page, "Send my answers")
     look(page, "Your answers were sent")

@@ -9,6 +9,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from batch_pipeline.gateway.pages.visits import PageLimits
 from batch_pipeline.ledger import links
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import alerts, responses
@@ -224,6 +225,22 @@ def test_every_kind_of_question_is_taken_and_shown_again(ledger: Ledger, tmp_pat
     assert {"some", "line"}.isdisjoint(answers(desk))
 
 
+def test_who_has_days_to_go_is_not_led_to_send_and_end_it(desk: Desk) -> None:
+    """Answers that were sent change no more: the rest of the week would be lost."""
+    browser = entered(desk)
+    browser.fill(token(), DAY_1, **numbers(1, **WHOLE))
+    assert "Send your readings only once, after the last of them. Check your readings so far" in words(
+        browser.open(token())
+    )
+    assert "Send my answers without the missing readings" in words(browser.client.get(f"/{token()}/check"))
+    for day in range(2, 8):
+        desk.clock.wait(DAY)
+        browser = entered(desk)
+        browser.fill(token(), f"questions/{day}", **numbers(day, **WHOLE))
+    assert "Check and send your readings" in words(browser.open(token()))
+    assert "without the missing" not in words(browser.client.get(f"/{token()}/check"))
+
+
 # Two tabs, a double click
 
 
@@ -277,6 +294,7 @@ def test_what_comes_after_it_was_sent_is_refused_in_words_and_advised_about(desk
     assert "What you just entered was not sent" in words(late)
     assert "Your blood pressure reading is very high" in words(late)
     assert kept(desk) == before
+    assert raised(desk) == [(2, "very_high:day-1.morning.2")], "the practice is told that there was one"
 
 
 # Readings that can't wait
@@ -319,6 +337,28 @@ def test_advice_stands_on_the_page_that_has_errors_too(desk: Desk, typed: dict[s
     assert len(raised(desk)) == urgent
 
 
+@pytest.mark.parametrize("hours", [0, 2], ids=["in a session", "after it"])
+def test_a_reading_that_can_not_be_kept_now_is_advised_about_and_saved_again_as_it_was(desk: Desk, hours: int) -> None:
+    """While an outbox is written nobody else can write on SQLite: nothing that was typed may be lost by that."""
+    desk.limits = PageLimits(seconds=0.3)
+    browser = entered(desk)
+    fields = fields_of(browser.client.get(f"/{token()}/{DAY_1}"))
+    desk.clock.wait(timedelta(hours=hours))
+    with desk.ledger.write():
+        page = browser.post_form(f"/{token()}/{DAY_1}", fields, numbers(1, m1=(190, 125), m2=("<b>", 85)))
+    assert (page.status_code, page.headers["retry-after"]) == (503, "60")
+    assert "Your answers may not be saved yet" in words(page)
+    assert "Your blood pressure reading is very high" in words(page)
+    assert "Day 1, Morning, First reading: 190/125" in words(page)
+    assert "TimeoutError" in desk.said
+    again = browser.post_form(f"/{token()}/{DAY_1}", fields_of(page), {})
+    assert again.status_code == (200 if hours else 422)
+    assert "must be a whole number" in words(again)
+    assert answers(desk)["day-1.morning.1.systolic"] == 190
+    assert answers(desk)["day-1.morning.2.diastolic"] == 85
+    assert raised(desk) == [(2, "very_high:day-1.morning.1")]
+
+
 # Sessions and links that end
 
 
@@ -327,8 +367,9 @@ def test_what_was_typed_before_the_session_ended_is_kept_and_asks_for_the_date_a
     fields = fields_of(browser.client.get(f"/{token()}/{DAY_1}"))
     desk.clock.wait(timedelta(hours=10))
     later = desk.browser()
-    page = later.post_form(f"/{token()}/{DAY_1}", fields, numbers(1, m1=(190, 95), m2=(150, "x")))
+    page = later.post_form(f"/{token()}/{DAY_1}", fields, numbers(1, m1=(190, 95), m2=(150, "x"), e1=(230, 95)))
     assert page.status_code == 200
+    assert "230 is unusual. Check that it is right" in words(page)
     assert "Your answers are saved" in words(page)
     assert "reading is very high" in words(page)
     assert "must be a whole number" in words(page)
@@ -342,10 +383,34 @@ def test_what_was_typed_before_the_session_ended_is_kept_and_asks_for_the_date_a
 def test_a_form_that_we_did_not_show_is_kept_nowhere(desk: Desk, form: str) -> None:
     browser = entered(desk)
     fields = fields_of(browser.client.get(f"/{token()}/{DAY_1}")) | {"form": form}
-    assert place(browser.post_form(f"/{token()}/{DAY_1}", fields, numbers(1, m1=(150, 95)))) == ""
     others = fields_of(desk.browser().open(token(3)))  # of the date of birth
-    assert place(browser.post_form(f"/{token()}/{DAY_1}", fields | {"form": others["form"]}, {})) == ""
+    for each in (fields, fields | {"form": others["form"]}):
+        assert_not_saved(browser.post_form(f"/{token()}/{DAY_1}", each, numbers(1, m1=(150, 95))))
     assert kept(desk) is None
+
+
+def test_who_left_a_page_open_for_over_a_day_is_told_that_it_was_not_saved(desk: Desk) -> None:
+    browser = entered(desk)
+    fields = fields_of(browser.client.get(f"/{token()}/{DAY_1}"))
+    desk.clock.wait(timedelta(hours=25))
+    answer = browser.post_form(f"/{token()}/{DAY_1}", fields, numbers(1, m1=(150, 95)))
+    assert_not_saved(answer)
+    assert "blood pressure" not in answer.text, "whoever has the address alone isn't told what it is about"
+    assert kept(desk) is None
+
+
+def test_who_posts_more_than_is_taken_is_told_so_in_words(desk: Desk) -> None:
+    desk.limits = PageLimits(answers_bytes=400)
+    browser = entered(desk)
+    answer = browser.fill(token(), DAY_1, **{"day-1.morning.1.systolic": "1" * 400})
+    assert_not_saved(answer, 413)
+    assert answer.headers["connection"] == "close"
+
+
+def assert_not_saved(answer: httpx.Response, status: int = 403) -> None:
+    assert answer.status_code == status
+    assert "What you entered was not saved" in words(answer)
+    assert f'href="/{token()}"' in answer.text
 
 
 def test_a_page_in_use_keeps_the_session(desk: Desk) -> None:

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.ledger import audit, bookings, links
-from batch_pipeline.ledger.bookings import Choice, Clinic, Result
+from batch_pipeline.ledger import audit, bookings, links, snapshot
+from batch_pipeline.ledger.bookings import Choice, Clinic, Place, Reported, Result
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.tables import bookings as table
 from batch_pipeline.ledger.tables import slots
@@ -44,19 +44,20 @@ def take_in(ledger: Ledger, *some: Slot, clinic: Clinic = CLINIC, at: datetime =
         )
 
 
-def invite(ledger: Ledger, count: int = 3, batch: str = BATCH) -> None:
-    """A batch whose patients can book."""
+def invite(ledger: Ledger, count: int = 3, batch: str = BATCH, at: datetime = NOW) -> None:
+    """A batch whose patients can book, and whose messages went then."""
     recipients = lines(count)
     numbers = [each.line for each in recipients]
     approve(ledger, batch)
     links.write(ledger, batch, "self_book", KEYS, rows(*numbers), NOW)
     queue(ledger, recipients, batch)
-    begin(ledger, *numbers, batch=batch)
+    begin(ledger, *numbers, batch=batch, at=at)
 
 
-def number(ledger: Ledger, id_: str, clinic: Clinic = CLINIC) -> int:
+def seen(ledger: Ledger, id_: str, clinic: Clinic = CLINIC) -> Place:
+    """A slot as a patient sees it now."""
     with ledger.read() as connection:
-        return next(each.number for each in bookings.places(connection, clinic) if each.slot.id == id_)
+        return next(each for each in bookings.places(connection, clinic) if each.slot.id == id_)
 
 
 def chosen(ledger: Ledger, line: int = 2, batch: str = BATCH, clinic: Clinic = CLINIC) -> Choice | None:
@@ -84,7 +85,7 @@ class Patient:
         return last.identifier if last is not None and last.is_booked else None
 
     def book(self, id_: str, **more: Any) -> Result:
-        place = number(self.ledger, id_, self.clinic)
+        place = more.get("place") or seen(self.ledger, id_, self.clinic)
         replacing = more.get("replacing", self.had())
         with self.ledger.write() as connection:
             return bookings.book(connection, self.hashed, self.clinic, place, replacing, self.now, new_id)
@@ -214,6 +215,24 @@ def test_somebody_was_quicker(ledger: Ledger) -> None:
     assert Patient(ledger, 3).book("A") == "done"
 
 
+@pytest.mark.parametrize(
+    "changed", [{"starts_at": NOW + DAY}, {"minutes": 20}, {"place": None}, {"clinician": "Dr Grey"}, {"capacity": 2}]
+)
+def test_a_slot_that_has_changed_since_the_patient_saw_it_is_not_booked(
+    ledger: Ledger, changed: dict[str, Any]
+) -> None:
+    """But for its places: a file may be taken in between the page that asks for confirmation and the answer to it."""
+    invite(ledger)
+    take_in(ledger, slot("A"), slot("B", clinician=None))
+    as_it_was = seen(ledger, "A")
+    take_in(ledger, slot("A", **changed), slot("B", clinician=None))
+    assert Patient(ledger, 3).book("B") == "done"
+    patient = Patient(ledger)
+    assert patient.book("A", place=as_it_was) == ("done" if "capacity" in changed else "taken")
+    assert patient.book("A") == "done"
+    sound(ledger)
+
+
 def test_capacity_holds_across_batches_that_name_the_same_slots(ledger: Ledger) -> None:
     invite(ledger, 6)
     invite(ledger, 6, batch="reminder")
@@ -244,12 +263,65 @@ def test_who_booked_by_one_link_has_that_appointment_by_another_and_no_second_on
     sound(ledger)
 
 
+def test_who_is_invited_anew_after_an_appointment_can_book_another(ledger: Ledger) -> None:
+    """A clinic's file goes on for years. An appointment that had begun when a message went is no answer to that."""
+    invite(ledger)
+    take_in(ledger, slot("A", 3, days=1), slot("B", 3, days=9), slot("C", 3, days=9))
+    before = Patient(ledger, 2)
+    before.book("A")
+    attended = before.had()
+    invite(ledger, batch="next", at=NOW + 2 * DAY)
+    anew = Patient(ledger, 2, "next", now=NOW + 3 * DAY)
+    assert chosen(ledger, batch="next") is None
+    assert (before.has, answers(ledger, BATCH), answers(ledger, "next")) == ("A", "booked A", "none")
+    assert anew.cancel(attended) == "otherwise"
+    assert [anew.book("B"), anew.book("B", replacing=None)] == ["done", "done"]
+    last = chosen(ledger, batch="next")
+    assert last is not None
+    assert (last.number, last.calendar_id == attended) == (1, False)
+    assert (before.has, anew.has) == ("B", "B")
+    assert anew.book("C") == "done"
+    assert (answers(ledger, BATCH), answers(ledger, "next")) == ("booked A", "booked C")
+    assert booked(ledger) == {"A": 1, "B": 0, "C": 1}
+    assert [row.ended_because for row in _choices(ledger)] == ["over", "changed", None]
+    invite(ledger, batch="third", at=NOW + 9 * DAY)
+    assert chosen(ledger, batch="third") is None
+    assert [answers(ledger, batch) for batch in (BATCH, "next", "third")] == ["booked A", "booked C", "none"]
+
+
+def test_who_is_invited_anew_after_an_appointment_may_want_none(ledger: Ledger) -> None:
+    invite(ledger)
+    take_in(ledger, slot("A", days=1), slot("B"))
+    for _ in range(2):
+        Patient(ledger, 2).cancel()
+        Patient(ledger, 2).book("A")
+    invite(ledger, batch="next", at=NOW + 2 * DAY)
+    assert (chosen(ledger, batch="next"), answers(ledger, "next")) == (None, "none")
+    anew = Patient(ledger, 2, "next", now=NOW + 3 * DAY)
+    assert anew.decline() == "done"
+    assert (answers(ledger, BATCH), answers(ledger, "next")) == ("booked A", "declined")
+    assert booked(ledger) == {"A": 1, "B": 0}
+
+
+def answers(ledger: Ledger, batch: str) -> str:
+    """What the batch's report says of the patient on line 2."""
+    with ledger.read() as connection:
+        [row] = [
+            row
+            for some in snapshot.read_bookings(connection, batch, *CLINIC)
+            for row in some.to_pylist()
+            if row["line"] == 2
+        ]
+    assert (row["answer"] == "booked") == (row["starts_at"] is not None and row["ended_at"] is None)
+    return " ".join(filter(None, (row["answer"], row["slot"])))
+
+
 def test_slots_of_another_clinic_are_not_to_be_had(ledger: Ledger) -> None:
     invite(ledger)
     take_in(ledger, slot("A"), clinic=Clinic("riverside", "another"))
     take_in(ledger, slot("A"), clinic=Clinic("hillside", "flu-clinic"))
     for clinic in (Clinic("riverside", "another"), Clinic("hillside", "flu-clinic")):
-        wrong = number(ledger, "A", clinic)
+        wrong = seen(ledger, "A", clinic)
         with ledger.write() as connection:
             said = bookings.book(connection, token_hash(2), CLINIC, wrong, None, NOW, new_id)
         assert said == "taken"
@@ -351,29 +423,56 @@ def test_who_changes_for_ever_is_stopped_and_keeps_what_was_booked(ledger: Ledge
 # Reporting
 
 
+def due(ledger: Ledger) -> list[str]:
+    with ledger.read() as connection:
+        return bookings.unreported(connection)
+
+
+def reported(ledger: Ledger) -> Reported:
+    with ledger.read() as connection:
+        return bookings.reported(connection, BATCH)
+
+
+def note(ledger: Ledger, made_of: Reported) -> None:
+    with ledger.write() as connection:
+        bookings.mark_reported(connection, BATCH, made_of)
+
+
 def test_a_report_is_due_until_it_has_every_change(ledger: Ledger) -> None:
-    def due() -> list[str]:
-        with ledger.read() as connection:
-            return bookings.unreported(connection)
-
-    def report(seen: int) -> None:
-        with ledger.write() as connection:
-            bookings.mark_reported(connection, BATCH, seen)
-
     invite(ledger)
     take_in(ledger, slot("A"))
-    assert due() == []
+    note(ledger, reported(ledger))
+    assert due(ledger) == []
     Patient(ledger).book("A")
-    assert due() == [BATCH]
-    report(1)
-    assert due() == []
+    assert due(ledger) == [BATCH]
+    note(ledger, reported(ledger))
+    assert due(ledger) == []
     Patient(ledger).cancel()
-    assert due() == [BATCH]
-    with ledger.read() as connection:
-        assert bookings.changes(connection, BATCH) == 2
-    report(2)
-    report(1)
-    assert due() == []
+    assert due(ledger) == [BATCH]
+    assert reported(ledger) == Reported(changes=2, before=1)
+    for _ in range(2):
+        note(ledger, reported(ledger))
+        assert due(ledger) == []
+
+
+@pytest.mark.parametrize("last", ["older", "newer"])
+@pytest.mark.parametrize("first", [True, False], ids=["the first", "later ones"])
+def test_of_two_reports_at_once_neither_is_taken_for_the_last(ledger: Ledger, last: str, first: bool) -> None:
+    """Nobody knows whose file was written last: a booking that is in one of them alone must not be lost by that."""
+    invite(ledger)
+    take_in(ledger, slot("A"))
+    Patient(ledger).book("A")
+    if not first:
+        note(ledger, reported(ledger))
+        Patient(ledger).cancel()
+    older = reported(ledger)
+    Patient(ledger).cancel() if first else Patient(ledger).book("A")
+    newer = reported(ledger)
+    for each in (newer, older) if last == "older" else (older, newer):
+        note(ledger, each)
+    assert due(ledger) == [BATCH]
+    note(ledger, reported(ledger))
+    assert due(ledger) == []
 
 
 # Many at once
@@ -383,7 +482,7 @@ def test_200_at_once_have_10_places_between_them(folder: Path) -> None:
     ledger = open_ledger(folder)
     invite(ledger, 200)
     take_in(ledger, slot("A", 10))
-    place = number(ledger, "A")
+    place = seen(ledger, "A")
 
     def one(line: int) -> Result:
         with ledger.write() as connection:
@@ -401,14 +500,14 @@ def test_one_patient_who_asks_for_many_at_once_has_one(folder: Path) -> None:
     ledger = open_ledger(folder)
     invite(ledger)
     take_in(ledger, *(slot(f"S{n}") for n in range(12)))
-    numbers = [number(ledger, f"S{n}") for n in range(12)]
+    places = [seen(ledger, f"S{n}") for n in range(12)]
 
-    def one(place: int) -> Result:
+    def one(place: Place) -> Result:
         with ledger.write() as connection:
             return bookings.book(connection, token_hash(2), CLINIC, place, None, NOW, new_id)
 
     with ThreadPoolExecutor(12) as pool:
-        said = list(pool.map(one, numbers))
+        said = list(pool.map(one, places))
     assert (said.count("done"), said.count("otherwise")) == (1, 11)
     sound(ledger)
     ledger.close()
@@ -419,12 +518,12 @@ def test_one_patient_with_two_links_has_one_place(folder: Path) -> None:
     invite(ledger)
     invite(ledger, batch="reminder")
     take_in(ledger, slot("A", 9), slot("B", 9))
-    numbers = [number(ledger, id_) for id_ in "AB"]
+    places = [seen(ledger, id_) for id_ in "AB"]
 
     def one(n: int) -> Result:
         with ledger.write() as connection:
             hashed = token_hash(2, (BATCH, "reminder")[n % 2])
-            return bookings.book(connection, hashed, CLINIC, numbers[n % 2], None, NOW, new_id)
+            return bookings.book(connection, hashed, CLINIC, places[n % 2], None, NOW, new_id)
 
     with ThreadPoolExecutor(8) as pool:
         said = list(pool.map(one, range(8)))
@@ -453,7 +552,7 @@ def test_revoking_and_booking_at_once_wait_for_each_other(folder: Path) -> None:
     ledger = open_ledger(folder)
     invite(ledger, 40)
     take_in(ledger, slot("A", 100))
-    place = number(ledger, "A")
+    place = seen(ledger, "A")
 
     def one(line: int) -> Result:
         with ledger.write() as connection:

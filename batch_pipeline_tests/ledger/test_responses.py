@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 import pytest
 
 from batch_pipeline.errors import Refused
-from batch_pipeline.ledger import alerts, audit, links, responses
+from batch_pipeline.ledger import alerts, audit, batches, links, responses
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.links import Link, Response
 from batch_pipeline.ledger.responses import Change, Closed, Counted
 from batch_pipeline_tests.ledger.given import BATCH, NOW, approve, begin, lines, open_ledger, patient, queue
 from batch_pipeline_tests.ledger.test_links import KEYS, WRONG, found, rows, token_hash, tried
+from batch_pipeline_tests.ledgers import on_postgresql_alone
 
 Fold = Callable[[Link, Response | None], Change]
 HOUR = timedelta(hours=1)
@@ -114,6 +116,8 @@ def test_answers_that_were_sent_change_no_more(asked: Ledger) -> None:
     assert (sent[0].completed_at, sent[0].version) == (NOW + HOUR, 2)
     kept(asked, adding("c", findings=("x",)), at=NOW + 2 * HOUR)
     assert answered(asked) == sent
+    with asked.read() as connection:
+        assert [alert.finding for alert in alerts.untold(connection, BATCH)] == ["x"], "it can't wait all the same"
 
 
 def test_many_at_once_lose_nothing(folder: Path) -> None:
@@ -135,6 +139,17 @@ def test_many_at_once_lose_nothing(folder: Path) -> None:
         assert [alert.finding for alert in alerts.of_batch(connection, BATCH)] == [f"f{k}" for k in range(5)]
     for each in ledgers:
         each.close()
+
+
+@on_postgresql_alone
+def test_an_urgent_reading_waits_for_nobody_who_has_the_batch(asked: Ledger) -> None:
+    """Who revokes a link has the batch, and waits for the link: who has the link must not wait for the batch."""
+    with ThreadPoolExecutor() as pool, asked.write() as connection:
+        batches.get(connection, BATCH, lock=True)
+        assert pool.submit(kept, asked, adding("a", findings=("high:1",))).result(10) != "gone"
+        links.revoke(connection, BATCH, [2], "Dr Grey", NOW)
+    with asked.read() as connection:
+        assert [alert.line for alert in alerts.untold(connection, BATCH)] == [2]
 
 
 def test_an_alert_is_raised_once_for_a_patient_and_a_finding(asked: Ledger) -> None:
@@ -190,22 +205,58 @@ def test_a_batch_is_counted_by_patients(asked: Ledger) -> None:
         assert responses.counted(connection, "nothing was answered") == []
 
 
+@dataclass
+class Inbox:
+    """As somebody makes it: reads what there is, and some time later notes what it was made of."""
+
+    ledger: Ledger
+
+    def __post_init__(self) -> None:
+        self.version = sum(row.version for row in answered(self.ledger))
+        with self.ledger.read() as connection:
+            self.before = batches.get(connection, BATCH).inbox_version
+
+    def note(self) -> None:
+        with self.ledger.write() as connection:
+            responses.mark_inbox(connection, BATCH, self.version, self.before)
+
+
+def due(ledger: Ledger) -> list[str]:
+    with ledger.read() as connection:
+        return responses.with_news(connection)
+
+
 def test_an_inbox_is_made_anew_after_every_change(asked: Ledger) -> None:
-    def due() -> list[str]:
-        with asked.read() as connection:
-            return responses.with_news(connection)
-
-    def made() -> None:
-        version = sum(row.version for row in answered(asked))
-        with asked.write() as connection:
-            responses.mark_inbox(connection, BATCH, version)
-
-    assert due() == []
+    assert due(asked) == []
     for line, key in ((2, "a"), (3, "a"), (2, "b")):
         kept(asked, adding(key), line=line)
-        assert due() == [BATCH]
-        made()
-        assert due() == []
+        assert due(asked) == [BATCH]
+        Inbox(asked).note()
+        assert due(asked) == []
     with asked.write() as connection:
-        responses.mark_inbox(connection, BATCH, None)
-    assert due() == [BATCH]
+        responses.forget_inbox(connection, BATCH)
+    assert due(asked) == [BATCH]
+
+
+@pytest.mark.parametrize("last", ["older", "newer"])
+def test_of_two_inboxes_made_at_once_neither_is_taken_for_the_last(asked: Ledger, last: str) -> None:
+    """Nobody knows whose file was written last: a reading that is in one of them alone must not be lost by that."""
+    kept(asked, adding("a"))
+    older = Inbox(asked)
+    kept(asked, adding("b", findings=("high:1",)))
+    newer = Inbox(asked)
+    for each in (newer, older) if last == "older" else (older, newer):
+        each.note()
+    assert due(asked) == [BATCH]
+    Inbox(asked).note()
+    assert due(asked) == []
+
+
+def test_an_inbox_that_was_made_while_somebody_saw_it_is_made_anew(asked: Ledger) -> None:
+    kept(asked, adding("a", findings=("high:1",)))
+    Inbox(asked).note()
+    under_way = Inbox(asked)
+    with asked.write() as connection:
+        responses.forget_inbox(connection, BATCH)
+    under_way.note()
+    assert due(asked) == [BATCH]

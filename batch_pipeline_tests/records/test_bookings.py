@@ -19,7 +19,7 @@ from batch_pipeline.records.saving import Run, Saved
 from batch_pipeline.records.validity import check
 from batch_pipeline.records.writer import Writer
 from batch_pipeline_tests.ledger.given import BATCH, NOW, nhs_number, set_attempts
-from batch_pipeline_tests.ledger.test_bookings import Patient, invite, slot, take_in
+from batch_pipeline_tests.ledger.test_bookings import DAY, Patient, invite, slot, take_in
 from batch_pipeline_tests.ledgers import on_sqlite_alone
 from batch_pipeline_tests.records.fhir_double import FhirDouble
 from batch_pipeline_tests.records.worlds import SENDER
@@ -117,6 +117,23 @@ def test_a_booking_is_saved_at_once_and_its_end_after_it(ledger: Ledger, tmp_pat
         f"{second}:ended": ("cancelled", "Cancelled by the patient"),
     }
     assert len(written(tmp_path)) == 4
+
+
+@pytest.mark.parametrize("saved_before", [True, False])
+def test_an_appointment_that_is_over_stays_in_the_record_when_another_is_booked(
+    ledger: Ledger, tmp_path: Path, saved_before: bool
+) -> None:
+    invite(ledger)
+    take_in(ledger, slot("A", days=1), slot("B", days=9))
+    first, folder = Patient(ledger), RecordFolder(tmp_path)
+    first.book("A")
+    attended = first.had()
+    if saved_before:
+        save(ledger, folder)
+    invite(ledger, batch="next", at=NOW + 2 * DAY)
+    assert Patient(ledger, batch="next", now=NOW + 3 * DAY).book("B") == "done"
+    save(ledger, folder, NOW + 3 * DAY)
+    assert [(value(each), each["status"]) for each in written(tmp_path)] == [(attended, "booked")]
 
 
 def test_what_ended_before_anybody_wrote_it_is_not_in_the_record(ledger: Ledger, tmp_path: Path) -> None:

@@ -134,6 +134,7 @@ ALL = ("day", "month", "year")
         ("5", "March", "1980", date(1980, 3, 5)),
         ("5", "mar", "1980", date(1980, 3, 5)),
         ("29", "2", "2000", date(2000, 2, 29)),
+        ("٣١", "۱", "१९८०", date(1980, 1, 31)),  # as keyboards for Arabic, Urdu and Hindi write them
         ("1", "10", "2026", date(2026, 10, 1)),
         ("", "", "", NotADate("Enter your date of birth", ALL)),
         ("31", "", "1980", NotADate("Date of birth must include a month", ("month",))),

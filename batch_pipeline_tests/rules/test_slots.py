@@ -156,9 +156,15 @@ NOTHING = Changes((), (), (), ())
         ([A], {"A": known(A, removed=True)}, replace(NOTHING, altered=(A,))),
         ([], {"A": known(A)}, replace(NOTHING, removed=("A",))),
         ([], {"A": known(A, 2)}, replace(NOTHING, removed=("A",), keep_bookings=(("A", 0, 2),))),
+        ([], {"A": known(LONG_AGO, 2)}, replace(NOTHING, removed=("A",))),  # they have been seen
+        (
+            [replace(LONG_AGO, capacity=1)],
+            {"A": known(LONG_AGO, 2)},
+            replace(NOTHING, altered=(replace(LONG_AGO, capacity=1),)),
+        ),
         ([], {"A": known(A, 2, removed=True)}, NOTHING),
         ([A], {"A": known(replace(A, capacity=5), 3)}, replace(NOTHING, altered=(A,), keep_bookings=(("A", 2, 3),))),
     ],
 )
 def test_what_a_file_changes(found: list[Slot], before: dict[str, Known], changed: Changes) -> None:
-    assert slots.changes({each.id: each for each in found}, before) == changed
+    assert slots.changes({each.id: each for each in found}, before, NOW) == changed

@@ -73,7 +73,13 @@ def test_nobody_there_is_not_told() -> None:
 
 @pytest.mark.parametrize(
     ("one", "other", "same"),
-    [(SEVERAL, replace(SEVERAL), True), (ONE, SEVERAL, False), (ONE, replace(ONE, batch="bp-2026-11"), False)],
+    [
+        (SEVERAL, replace(SEVERAL), True),
+        (SEVERAL, replace(SEVERAL, alerts=[12, 9, 7]), True),
+        (SEVERAL, replace(SEVERAL, alerts=[7, 10, 12]), False),
+        (ONE, SEVERAL, False),
+        (ONE, replace(ONE, batch="bp-2026-11"), False),
+    ],
 )
 def test_a_notice_is_known_by_its_alerts(one: Notice, other: Notice, same: bool) -> None:
     assert (one.id == other.id) == same

@@ -1,10 +1,11 @@
 """An appointment that the patient books: the free slots by day, a choice that is confirmed, and how it is changed or given up.
 
 What the patient has chosen is asked of the ledger at each page; nothing of it stands in an address. What a form was made
-for goes with it (``replacing``: the booking that the patient saw), so that a page which was left open in another window
+for goes with it (``replacing``: the booking that the patient saw; ``shown``: what was said of the slot), so that a page which was left open in another window
 changes nothing that the patient doesn't know of.
 """
 
+import hashlib
 import json
 import uuid
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from batch_pipeline.rules.calendar import Event, calendar
 from batch_pipeline.rules.slots import Slot
 
 _TAKEN = "Sorry, that appointment has just been taken. Choose another one"
+_CHANGED = "Sorry, that appointment has just been changed. Choose again"
 _NOTHING_CHOSEN = "Choose a time"
 _TOO_OFTEN = "You have changed your appointment many times"
 
@@ -135,9 +137,11 @@ async def _confirm(visit: Visit, link: Link) -> Response:
     place = await _wanted(visit, link, fields)
     if place is None:
         return await _times_of(visit, link, _day_of(fields.get("day", "")) or visit.now.date(), _NOTHING_CHOSEN, 422)
+    last = await _choice(visit, link)
+    if last is not None and last.is_booked and last.place is not None and last.place.number == place.number:
+        return see_other(f"/{visit.token}")
     if not (place.free and place.slot.starts_at > visit.now):
         return await _taken(visit, link, place.slot)
-    last = await _choice(visit, link)
     return _page(
         visit,
         link,
@@ -146,6 +150,7 @@ async def _confirm(visit: Visit, link: Link) -> Response:
         address=_day(place.slot.starts_at, visit.sender(link).zone).isoformat(),
         had=_had(visit, link, last),
         replacing=fields.get("replacing", ""),
+        shown=_stamp(place.slot),
     )
 
 
@@ -154,18 +159,20 @@ async def _book(visit: Visit, link: Link) -> Response:
     place = await _wanted(visit, link, fields) if genuine else None
     if place is None:
         return see_other(f"/{visit.token}")
-    number, replacing = place.number, fields.get("replacing") or None
+    if fields.get("shown") != _stamp(place.slot):
+        return await _taken(visit, link, place.slot, _CHANGED)
+    replacing = fields.get("replacing") or None
     done: Result = await visit.site.opening.write(
         lambda connection: bookings.book(
-            connection, visit.token_hash, _clinic(link), number, replacing, visit.now, _new_id
+            connection, visit.token_hash, _clinic(link), place, replacing, visit.now, _new_id
         )
     )
     return await _taken(visit, link, place.slot) if done == "taken" else _after(visit, link, done)
 
 
-async def _taken(visit: Visit, link: Link, slot: Slot) -> Response:
+async def _taken(visit: Visit, link: Link, slot: Slot, why: str = _TAKEN) -> Response:
     """Somebody was quicker: what else there is on that day."""
-    return await _times_of(visit, link, _day(slot.starts_at, visit.sender(link).zone), _TAKEN, 409)
+    return await _times_of(visit, link, _day(slot.starts_at, visit.sender(link).zone), why, 409)
 
 
 async def _ask_to_cancel(visit: Visit, link: Link) -> Response:
@@ -280,6 +287,11 @@ def _had(visit: Visit, link: Link, last: Choice | None) -> _Time | None:
 
 def _replacing(last: Choice | None) -> str:
     return last.identifier if last is not None and last.is_booked else ""
+
+
+def _stamp(slot: Slot) -> str:
+    """What a patient is told of a slot before it is booked: a file may change it while they look at it."""
+    return hashlib.sha256("|".join(map(str, slot.told)).encode()).hexdigest()[:16]
 
 
 def _by_day(free: list[Place], zone: ZoneInfo) -> list[tuple[date, list[Place]]]:

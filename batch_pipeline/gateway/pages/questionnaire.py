@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
+from types import MappingProxyType
 from typing import Any
 
 from starlette.responses import Response as Answer
@@ -17,6 +18,7 @@ from batch_pipeline.gateway.pages import attachment
 from batch_pipeline.gateway.pages.answers import page as rendered
 from batch_pipeline.gateway.pages.answers import see_other
 from batch_pipeline.gateway.pages.asking import blocks
+from batch_pipeline.gateway.pages.opening import Busy
 from batch_pipeline.gateway.pages.views import day_in_words
 from batch_pipeline.gateway.pages.visits import PageSet, Visit
 from batch_pipeline.ledger.links import Link, Response
@@ -27,6 +29,7 @@ from batch_pipeline.questionnaires.blood_pressure import Noticed
 from batch_pipeline.questionnaires.filling import Filled, Lacking
 from batch_pipeline.questionnaires.form import Answers, Form, Page
 
+_TOO_OLD = "The page was open for too long. Please enter it again."
 _QUESTIONS, _CHANGE, _CHECK, _ADVICE = "questions", "change", "check", "advice"
 
 
@@ -69,7 +72,9 @@ class _Sheet:
         is_number = number.isascii() and number.isdecimal() and len(number) < len("1000")
         return (filling.shown_page(self.form, int(number), self.answers) if is_number else None), then == _CHANGE
 
-    def render(self, template: str, status: int = 200, **values: Any) -> Answer:
+    def render(
+        self, template: str, status: int = 200, headers: Mapping[str, str] = MappingProxyType({}), **values: Any
+    ) -> Answer:
         content = self.visit.site.views.render(
             template,
             sender=self.visit.sender(self.link),
@@ -79,7 +84,7 @@ class _Sheet:
             home=self.address(),
             **values,
         )
-        return rendered(content, status)
+        return rendered(content, status, headers)
 
 
 def _answers(form: Form, response: Response | None) -> Answers:
@@ -235,7 +240,7 @@ async def take(visit: Visit, link: Link) -> Answer:
     """Keeps what was posted, and shows the page once more, or gives advice, or goes on."""
     fields, genuine = await visit.posted("answers", visit.site.of.limits.answers_bytes)
     if not genuine:  # not a form of ours, or one that was open for a day
-        return see_other(f"/{visit.token}")
+        return visit.not_saved(_TOO_OLD)
     shown = fields.pop("shown", "")
 
     def fold(link: Link, before: Response | None) -> _Taken:
@@ -247,10 +252,31 @@ async def take(visit: Visit, link: Link) -> Answer:
         kept = None if filled.answers == sheet.answers else _kept(filled.answers)
         return _Taken(kept, completes=False, findings=filled.findings, before=before, page=page, filled=filled)
 
-    taken = await visit.site.opening.keep(visit.token_hash, fold, visit.now)
+    try:
+        taken = await visit.site.opening.keep(visit.token_hash, fold, visit.now)
+    except Busy as busy:
+        visit.told.fault = str(busy)
+        judged = fold(link, link.response)
+        return _once_more(visit, link, judged.page, judged.filled, {**fields, "shown": shown})
     if isinstance(taken, str):
         return visit.locked(link) if taken == "locked" else visit.gone()
     return _answer_to(visit, replace(link, response=taken.before), taken.page, taken.filled, fields)
+
+
+def _once_more(visit: Visit, link: Link, page: Page | None, filled: Filled | None, fields: Mapping[str, str]) -> Answer:
+    """What couldn't be kept now, to be posted again as it was; what a patient has to do about it doesn't wait for that."""
+    sheet = _Sheet.of(visit, link)
+    if page is None or filled is None:
+        return visit.later(503)
+    names = ["shown", *(name for question in page.questions for name in question.fields)]
+    return sheet.render(
+        "questionnaire_once_more",
+        503,
+        {"Retry-After": "60"},
+        here=sheet.address_of(page, changes=sheet.page()[1]),
+        fields=[(name, fields[name]) for name in names if name in fields],
+        advice=_advice(filled.noticed),
+    )
 
 
 def _answer_to(visit: Visit, link: Link, page: Page | None, filled: Filled | None, fields: Mapping[str, str]) -> Answer:
@@ -259,8 +285,13 @@ def _answer_to(visit: Visit, link: Link, page: Page | None, filled: Filled | Non
         return see_other(sheet.address())
     if not visit.is_in_session:
         advice = _advice(filled.noticed)
-        errors = list(filled.errors.values())
-        return sheet.render("questionnaire_kept", too_late=sheet.is_sent, advice=advice, errors=errors)
+        return sheet.render(
+            "questionnaire_kept",
+            too_late=sheet.is_sent,
+            advice=advice,
+            errors=list(filled.errors.values()),
+            warnings=list(filled.warnings.values()),
+        )
     if sheet.is_sent:
         return _sent(sheet, 409, filled.noticed)
     sheet = replace(sheet, answers=filled.answers)

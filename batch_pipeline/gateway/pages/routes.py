@@ -29,6 +29,7 @@ from batch_pipeline.rules.links import NotADate, hash_of, typed_date
 
 _PARTS = ("day", "month", "year")
 _LONGEST_PART = 40
+_NOT_WHOLE = "It is too long, or took too long to reach us. Please try again."
 _TOO_LONG = "The page was open for too long. Enter your date of birth again"
 
 
@@ -90,7 +91,9 @@ class Pages:
         except Busy as busy:
             visit.told.fault = str(busy)
             return visit.later(503)
-        except (HTTPException, ClientDisconnect):
+        except HTTPException as refusal:
+            return visit.not_saved(_NOT_WHOLE, refusal.status_code, refusal.headers or {})
+        except ClientDisconnect:
             raise
         except Exception as error:  # noqa: BLE001 - a patient is told in words that they can read
             visit.told.fault = where(error)
@@ -116,6 +119,8 @@ async def _show(visit: Visit, link: Link) -> Response:
     if not methods:
         return visit.gone()
     show = methods.get(method)
+    if show is None and method == "GET":  # a phone that was put away opens a page again to which a form had led
+        return see_other(f"/{visit.token}")
     if show is None:
         raise HTTPException(405, headers={"Allow": ", ".join(methods)})
     return await show(visit, link)

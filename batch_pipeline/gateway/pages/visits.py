@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 from urllib.parse import parse_qsl
 from zoneinfo import ZoneInfo
@@ -122,6 +123,12 @@ class Visit:
     def gone(self) -> Response:
         """The page of a link that opens nothing, and never said whether it did."""
         return page(self.site.views.render("gone"), 404)
+
+    def not_saved(self, because: str, status: int = 403, headers: Mapping[str, str] = MappingProxyType({})) -> Response:
+        """The page of something that was typed and couldn't be taken; nothing of what the link opens."""
+        heading = "What you entered was not saved"
+        content = self.site.views.render("problem", heading=heading, says=because, onward=f"/{self.token}")
+        return page(content, status, headers)
 
     def locked(self, link: Link) -> Response:
         """The page of a link that a person has to unlock."""

@@ -98,7 +98,7 @@ def test_dagster_reads_our_settings(tmp_path: Path) -> None:
         assert runs is not None
         limits = {limit["value"]: limit["limit"] for limit in runs.tag_concurrency_limits}
         assert sum(limits.values()) < runs.max_concurrent_runs, "a slot stays free for receipts, and what can't wait"
-        assert set(limits) == {"plan", "dispatch", "fallback", "records"}, "whatever may take an hour"
+        assert set(limits) == {"plan", "dispatch", "fallback", "reminders", "records"}, "whatever may take an hour"
         assert {limit["key"] for limit in runs.tag_concurrency_limits} == {"batch_pipeline/stage"}
         assert not instance.telemetry_enabled
         assert not instance.nux_enabled

@@ -41,6 +41,8 @@ class ReminderFacts:
     """By channel, patients who opted out of it, died or are marked otherwise."""
     likely_to_fail: Collection[str] = frozenset()
     """Numbers; empty when the workspace's switch is off."""
+    unheard: Collection[str] = ()
+    """Providers that couldn't be asked what became of their messages: who had one by them waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def _sweep(ledger: Ledger, batch: str, now: datetime, facts: ReminderFacts, *, t
             if not taken_back:  # in one: two sweeps at once would take back each other's for ever
                 reminders_.take_back(connection, batch)
                 taken_back = True
-            rows = _due(connection, batch, now)
+            rows = _due(connection, batch, now, facts.unheard)
             decided = list(_decide(known, rows, facts, now))
             going = [each.reminder for each in decided if each.reminder is not None]
             reminders_.queue(connection, going)
@@ -102,15 +104,23 @@ def _sweep(ledger: Ledger, batch: str, now: datetime, facts: ReminderFacts, *, t
             return Swept(queued, dict(against))
 
 
-def _due(connection: sa.Connection, batch: str, now: datetime) -> Sequence[sa.Row[Any]]:
+def _due(connection: sa.Connection, batch: str, now: datetime, unheard: Collection[str]) -> Sequence[sa.Row[Any]]:
     """The first messages whose patients' reminders are due, each with all that is asked about it."""
     mine = unindexed(attempts.c.batch) == batch
     due = sa.select(attempts.c.id).where(mine, *reminders_.is_due(now)).limit(AT_ONCE)
+    if unheard:
+        by_text = sa.exists().where(_is_its_fallback, _fallback.c.provider.in_(unheard))
+        due = due.where(attempts.c.provider.not_in(unheard), ~by_text)
     ids = connection.scalars(due.with_for_update(of=attempts, skip_locked=True)).all()
     return connection.execute(_KNOWN.where(one_of(connection, attempts.c.id, ids))).all() if ids else []
 
 
 _fallback, _link = attempts.alias("fallback"), links_.alias("link")
+_is_its_fallback = sa.and_(
+    _fallback.c.batch == attempts.c.batch,
+    _fallback.c.patient == attempts.c.patient,
+    _fallback.c.step == steps.FALLBACK,
+)
 _WANTED: tuple[sa.ColumnElement[Any], ...] = (
     *(attempts.c[name] for name in ("id", "reference", "reminder_day", "queued_at", "begun_at")),
     *(attempts.c[name] for name in First._fields),
@@ -129,14 +139,7 @@ _KNOWN = (
     .select_from(attempts)
     .outerjoin(_link, sa.and_(_link.c.batch == attempts.c.batch, _link.c.patient == attempts.c.patient))
     .outerjoin(responses, sa.and_(responses.c.batch == attempts.c.batch, responses.c.patient == attempts.c.patient))
-    .outerjoin(
-        _fallback,
-        sa.and_(
-            _fallback.c.batch == attempts.c.batch,
-            _fallback.c.patient == attempts.c.patient,
-            _fallback.c.step == steps.FALLBACK,
-        ),
-    )
+    .outerjoin(_fallback, _is_its_fallback)
 )
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from batch_pipeline.ledger import controls, due, figures, links, records, reminders, unconfirmed
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.responses import Change, keep
-from batch_pipeline.ledger.tables import attempts, batches
+from batch_pipeline.ledger.tables import attempts, batches, chunks
 from batch_pipeline.rules.fragments import sms_fragments
 from batch_pipeline.rules.states import shown_status
 from batch_pipeline.sending import reminders as sending
@@ -458,6 +458,31 @@ def test_a_batch_that_was_reported_is_reported_again(ledger: Ledger) -> None:
     _sweep(ledger, NOW + 3 * DAY)
     with ledger.read() as connection:
         assert connection.execute(sa.select(batches.c.reported_at, batches.c.saved_at)).one() == (None, None)
+
+
+def test_a_final_report_waits_until_reminders_are_sent_and_for_nothing_that_is_told_of_them(ledger: Ledger) -> None:
+    """Who couldn't be reached is listed when that is known, whatever is still to be heard of a reminder by text."""
+    _sent(ledger)
+    set_attempts(ledger, {"delivered_at": NOW})
+    assert _unreported(ledger) == [BATCH]
+    _sweep(ledger, NOW + 3 * DAY)
+    assert _unreported(ledger) == []  # it would count none
+    with ledger.write() as connection:
+        controls.pause(connection, BATCH, "Dr Grey", None, NOW)
+    assert _unreported(ledger) == [BATCH]
+    with ledger.write() as connection:
+        controls.resume(connection, BATCH, "Dr Grey", NOW)
+    begin(ledger, 2, at=NOW + 3 * DAY, step="reminder_3")
+    for settled_at, unreported in ((None, []), (NOW, [BATCH])):
+        with ledger.write() as connection:
+            connection.execute(sa.update(chunks).where(chunks.c.step == "reminder_3").values(settled_at=settled_at))
+        set_attempts(ledger, {"accepted_at": settled_at}, step="reminder_3")
+        assert _unreported(ledger) == unreported
+
+
+def _unreported(ledger: Ledger) -> list[str]:
+    with ledger.read() as connection:
+        return due.ended_unreported(connection)
 
 
 @on_sqlite_alone

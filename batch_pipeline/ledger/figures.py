@@ -131,7 +131,8 @@ def status(connection: sa.Connection, batch: str) -> BatchFacts:
     """What the batch's label follows from (``states.batch_status``, ``states.shown_status``)."""
     known = _batch(connection, batch)
     reached = progress(connection, batch) if known.applied_plan is not None else None
-    reminds = reminders_.are_to_come(connection, batch)
+    # It is asked of the reminders of all batches: only where it shows.
+    reminds = bool(known.paused) and reminders_.are_to_come(connection, batch)
     return _batch_facts(known, reached, records.saved(connection, batch), reminds=reminds)
 
 

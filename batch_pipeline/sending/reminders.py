@@ -18,7 +18,7 @@ from batch_pipeline.ledger import reminders as reminders_
 from batch_pipeline.ledger.dialects import one_of, unindexed
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.reminders import First
-from batch_pipeline.ledger.tables import REMINDERS_SINCE, Instant, attempts, responses
+from batch_pipeline.ledger.tables import REMINDERS_SINCE, Instant, attempts, chunks, responses
 from batch_pipeline.ledger.tables import links as links_
 from batch_pipeline.rules import reminders as rules
 from batch_pipeline.rules import steps
@@ -112,7 +112,8 @@ def _due(connection: sa.Connection, batch: str, now: datetime, unheard: Collecti
         by_text = sa.exists().where(_is_its_fallback, _fallback.c.provider.in_(unheard))
         due = due.where(attempts.c.provider.not_in(unheard), ~by_text)
     ids = connection.scalars(due.with_for_update(of=attempts, skip_locked=True)).all()
-    return connection.execute(_KNOWN.where(one_of(connection, attempts.c.id, ids))).all() if ids else []
+    known = _KNOWN.where(one_of(connection, attempts.c.id, ids))
+    return connection.execute(known, {"at": now}).all() if ids else []
 
 
 _fallback, _link = attempts.alias("fallback"), links_.alias("link")
@@ -121,6 +122,21 @@ _is_its_fallback = sa.and_(
     _fallback.c.patient == attempts.c.patient,
     _fallback.c.step == steps.FALLBACK,
 )
+_before = attempts.alias("before")
+_reminded_at = (
+    sa.select(
+        sa.func.max(
+            sa.case((chunks.c.settled_at.is_(None), sa.bindparam("at", type_=Instant())), else_=_before.c.begun_at)
+        )
+    )
+    .join_from(_before, chunks, chunks.c.reference == _before.c.chunk)
+    .where(
+        _before.c.batch == attempts.c.batch,
+        _before.c.patient == attempts.c.patient,
+        _before.c.step.in_(steps.REMINDERS),
+    )
+    .scalar_subquery()
+)
 _WANTED: tuple[sa.ColumnElement[Any], ...] = (
     *(attempts.c[name] for name in ("id", "reference", "reminder_day", "queued_at", "begun_at")),
     *(attempts.c[name] for name in First._fields),
@@ -128,6 +144,7 @@ _WANTED: tuple[sa.ColumnElement[Any], ...] = (
     sa.literal_column(attempt_state_sql("attempts"), sa.Text()).label("primary_state"),
     sa.literal_column(fallback_state_sql("fallback"), sa.Text()).label("fallback_state"),
     _fallback.c.begun_at.label("fallback_begun_at"),
+    _reminded_at.label("reminded_at"),
     links.is_revoked().label("link_revoked"),
     _link.c.locked_at,
     responses.c.first_at,
@@ -198,6 +215,7 @@ def _patient(row: sa.Row[Any], questionnaire: str | None, now: datetime) -> rule
         primary=row.primary_state,
         fallback=row.fallback_state,
         fallback_begun_at=row.fallback_begun_at,
+        reminded_at=row.reminded_at,
         completed=row.completed_at is not None,
         changed_at=row.changed_at,
         link_revoked=row.link_revoked,

@@ -20,6 +20,7 @@ TEXTED = PatientFacts(
     primary="delivered",
     fallback=None,
     fallback_begun_at=None,
+    reminded_at=None,
     completed=False,
     changed_at=None,
     link_revoked=False,
@@ -127,6 +128,9 @@ CASES: list[tuple[dict[str, Any], bool, timedelta, str | None]] = [
         "just_texted",
     ),
     ({"channel": "nhs_app", "fallback": "accepted", "fallback_begun_at": NOW - 12 * HOUR}, False, 0 * HOUR, None),
+    ({"reminded_at": NOW}, False, 0 * HOUR, "just_reminded"),
+    ({"reminded_at": NOW - 12 * HOUR + timedelta(seconds=1)}, True, 0 * HOUR, "just_reminded"),
+    ({"reminded_at": NOW - 12 * HOUR}, True, 0 * HOUR, None),
 ]
 
 

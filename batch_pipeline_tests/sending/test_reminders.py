@@ -1,9 +1,11 @@
 """Reminders: each once, on its day, to who hasn't answered, by the path that reached the patient."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -37,7 +39,7 @@ from batch_pipeline_tests.ledger.given import (
     set_attempts,
 )
 from batch_pipeline_tests.ledger.test_links import KEYS, rows, token_hash
-from batch_pipeline_tests.ledgers import on_sqlite_alone
+from batch_pipeline_tests.ledgers import on_postgresql_alone, on_sqlite_alone
 from batch_pipeline_tests.sending.worlds import World
 
 SECOND, HOUR, DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
@@ -366,6 +368,33 @@ def test_what_a_person_says_was_not_sent_is_decided_anew(ledger: Ledger) -> None
     assert _sweep(ledger, NOW + 5 * DAY) == Swept(against={"too_late": 1})
 
 
+@on_postgresql_alone
+def test_those_of_several_days_are_taken_back_in_the_order_in_which_receipts_are_folded(ledger: Ledger) -> None:
+    """Else each waits for a row that the other has, and one of them fails."""
+    _sent(ledger, *lines(2))
+    set_attempts(ledger, {"accepted_at": NOW - 3 * DAY, "reminder_day": 6}, line=3)
+    assert _sweep(ledger, NOW + 3 * DAY).queued == 2
+    [(first,), (second,)] = attempt_rows(ledger, "id", step="primary")
+
+    def take_back() -> int:
+        with ledger.write() as connection:
+            return reminders.take_back(connection, BATCH)
+
+    def lock(connection: sa.Connection, number: int) -> None:
+        connection.execute(sa.select(attempts.c.id).where(attempts.c.id == number).with_for_update())
+
+    waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    with ThreadPoolExecutor(1) as other:
+        with ledger.write() as connection:
+            lock(connection, first)
+            taken = other.submit(take_back)
+            while not connection.scalar(waiting):
+                sleep(0.01)
+            lock(connection, second)
+        assert taken.result() == 2
+    assert attempt_rows(ledger, "reminder_day") == [(3,), (6,)]
+
+
 # Sent, counted, recorded ---------------------------------------------------------------------------------------------
 
 
@@ -427,6 +456,32 @@ def test_what_a_dead_process_left_is_due_and_is_finished_once(world: World) -> N
     reminded = [reference for reference in world.journal() if reference.endswith("reminder_3")]
     assert len(reminded) == 5
     assert set(world.journal().values()) == {1}
+
+
+def test_after_one_that_was_left_behind_half_a_day_goes_by(world: World) -> None:
+    """What is finished after an outage goes when it is finished, whenever it was begun."""
+    _sweep(world.ledger, NOW + 3 * DAY)
+
+    def die(moment: str) -> None:
+        if moment == "before post":
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        world.process(die, step="reminder_3", now=NOW + 3 * DAY)
+    world.clock.wall += HOUR
+    assert _sweep(world.ledger, NOW + 6 * DAY) == Swept(queued=2, against={"just_reminded": 3})
+    assert world.process(step="reminder_3", now=NOW + 6 * DAY).accepted == 3
+    assert world.process(step="reminder_6", now=NOW + 6 * DAY) == Dispatched(accepted=2)
+    assert _sweep(world.ledger, NOW + 7 * DAY) == Swept()
+
+
+@pytest.mark.parametrize(("apart", "queued"), [(12 * HOUR - SECOND, 0), (12 * HOUR, 1)])
+def test_after_one_that_went_late_half_a_day_goes_by(ledger: Ledger, apart: timedelta, queued: int) -> None:
+    """Where all of a day's take longer to send than half a day."""
+    _sent(ledger, Recipient(2, reminder_day=1), questionnaire="bp_7_day")
+    _sweep(ledger, NOW + DAY)
+    begin(ledger, 2, at=NOW + 2 * DAY - apart, step="reminder_1")
+    assert _sweep(ledger, NOW + 2 * DAY).queued == queued
 
 
 def test_they_are_counted_beside_the_patients_and_recorded_after_the_first(world: World) -> None:

@@ -168,7 +168,7 @@ def send(house: House, batch: str, step: str, clock: Clock) -> dispatcher.Dispat
             step=step,
             now=clock,
             owner=owner(),
-            on_progress=lambda sent, total: tell(f"{steps.label(step)}s", sent, total),
+            on_progress=lambda sent, total: tell(steps.labels(step), sent, total),
             after_chunk=lambda refused: breaker.after_chunk(refused, clock()),
             before_post=recorder.before_post,
             before_return=recorder.before_return,
@@ -312,8 +312,10 @@ def remind(house: House, batch: str, clock: Clock) -> tuple[reminders.Swept, lis
     swept = reminders.sweep(house.ledger, batch, now, replace(facts, unheard=heard.faults.keys()))
     sent, faults = list[dispatcher.Dispatched](), list[Exception]()
     if not swept.paused:
-        with house.ledger.read() as connection:
+        with house.ledger.write() as connection:
             unfinished = reminders_.unfinished_steps(connection, batch)
+            if unfinished:  # some may be in chunks that a run left before the batch was reported, and saved
+                batches.reopen(connection, batch)
         for step in unfinished:
             try:
                 sent.append(send(house, batch, step, clock))

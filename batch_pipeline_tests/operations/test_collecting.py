@@ -15,6 +15,7 @@ from batch_pipeline.home import Home
 from batch_pipeline.house import House
 from batch_pipeline.ledger import batches
 from batch_pipeline.ledger.tables import batches as batches_table
+from batch_pipeline.ledger.tables import chunks
 from batch_pipeline.operations import controlling, dispatching
 from batch_pipeline.providers._reference_tokens import ReferenceTokens
 from batch_pipeline.providers.protocol import Receipt
@@ -239,6 +240,22 @@ def test_what_keeps_one_days_reminders_keeps_no_others(house: House, monkeypatch
     with pytest.raises(Refused, match="sending by email stopped"):
         dispatching.remind(house, "flu", lambda: NOW + 3 * DAY)
     assert tried == ["reminder_3", "reminder_6"]
+
+
+def test_what_a_run_left_is_reported_and_saved_when_it_is_finished(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the batch was reported meanwhile, paused: nothing is heard of an email that is taken."""
+    _asked(house)
+    monkeypatch.setattr(dispatching, "send", lambda *_: None)
+    dispatching.remind(house, "flu", lambda: NOW + 3 * DAY)
+    begin(house.ledger, 2, 3, 4, batch="flu", step="reminder_3", channel="email", provider="smtp")
+    with house.ledger.write() as connection:
+        connection.execute(sa.update(batches_table).values(reported_at=NOW, saved_at=NOW))
+        connection.execute(sa.update(chunks).where(chunks.c.step == "reminder_3").values(settled_at=None))
+    dispatching.remind(house, "flu", lambda: NOW + 4 * DAY)
+    with house.ledger.read() as connection:
+        assert batches.get(connection, "flu").reported_at is None
 
 
 def test_a_text_that_is_due_as_well_goes_in_the_reminders_place(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

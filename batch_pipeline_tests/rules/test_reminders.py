@@ -168,3 +168,5 @@ def test_a_step_names_its_day(day: int) -> None:
 def test_other_steps_have_no_day() -> None:
     assert [steps.day_of(step) for step in ("primary", "fallback")] == [None, None]
     assert [steps.label(step) for step in ("primary", "fallback")] == ["first message", "text that followed"]
+    many = [steps.labels(step) for step in ("primary", "fallback", "reminder_3")]
+    assert many == ["first messages", "texts that followed", "reminders of day 3"]

@@ -505,6 +505,18 @@ def test_they_are_counted_beside_the_patients_and_recorded_after_the_first(world
     ]
 
 
+def test_batches_sent_between_a_message_and_its_reminder_are_not_gone_through_to_count(ledger: Ledger) -> None:
+    _sent(ledger)
+    queue(ledger, lines(3), "another", cohort_sha256="another", message_key="another")
+    _sweep(ledger, NOW + 3 * DAY)
+    others = {number for (number,) in attempt_rows(ledger, "id", batch="another")}
+    with ledger.read() as connection:
+        spans = figures._spans(connection, BATCH)
+        assert sum(figures.progress(connection, BATCH).recipients.values()) == 1
+    assert not others & {number for first, last in spans for number in range(first, last + 1)}
+    assert [number for (number,) in attempt_rows(ledger, "id", batch=BATCH)] == [first for first, _ in reversed(spans)]
+
+
 def test_a_batch_that_was_reported_is_reported_again(ledger: Ledger) -> None:
     _sent(ledger)
     set_attempts(ledger, {"delivered_at": NOW})

@@ -481,6 +481,7 @@ def drop_needless(connection: sa.Connection, batch: str, step: str) -> None:
     if needless is None:
         return
     mine = sa.and_(attempts.c.batch == batch, attempts.c.step == step, _unsent_rows)
+    lock_in_order(connection, attempts, sa.select(attempts.c.id).where(mine, needless))
     patients = connection.scalars(sa.select(attempts.c.patient).where(mine, needless)).all()
     for patient in patients:
         # Again only where unsent: on PostgreSQL another process may have begun it since it was looked for.

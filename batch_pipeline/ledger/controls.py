@@ -230,7 +230,7 @@ def cancel(connection: sa.Connection, batch: str, by: str, now: datetime, *, wit
         )
     )
     batches_.mark_changed(connection, batch)
-    reminds = reminders.are_to_come(connection, batch)
+    reminds = known.questionnaire is not None and reminders.are_to_come(connection, batch)
     messages, fallbacks = end_unsent_if_cancelled(connection, batch, now)
     detail = {"with_fallbacks": with_fallbacks, "messages": messages, "fallbacks": fallbacks}
     audit.record(connection, now, by, "cancel", batch, detail)
@@ -250,7 +250,8 @@ def end_unsent_if_cancelled(connection: sa.Connection, batch: str, now: datetime
     messages = 0
     if known.cancelled_at is not None:
         messages = _cancel_messages(connection, batch, now)
-        reminders.end(connection, batch)
+        if known.questionnaire is not None:  # it goes through all of the batch
+            reminders.end(connection, batch)
     fallbacks = _end_queued_fallbacks(connection, batch, now) if known.fallbacks_cancelled_at is not None else 0
     return messages, fallbacks
 

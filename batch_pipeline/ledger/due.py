@@ -101,15 +101,18 @@ def with_reminders(connection: sa.Connection, now: datetime) -> list[str]:
 def ended_unreported(connection: sa.Connection) -> list[str]:
     """Batches in which every patient has ended and of which no final report was made since.
 
-    Nor since a link of theirs was locked: that patient is to be followed up.
+    Nor since a link of theirs was locked: that patient is to be followed up. Reminders that are being sent are waited
+    for, so that they are counted, and nothing that may be heard of them.
     """
     mine = attempts.c.batch == batches.c.batch
+    reminding = sa.and_(~controls.is_paused(), sa.or_(_unsent(*REMINDERS), _open_chunk(*REMINDERS)))
     still_open = sa.or_(
         _unsent("primary"),
         _unsent("fallback"),
         _open_chunk("primary"),
         _open_chunk("fallback"),
-        sa.exists().where(mine, sa.text(SMS_OPEN)),
+        reminding,
+        sa.exists().where(mine, attempts.c.step.not_in(REMINDERS), sa.text(SMS_OPEN)),
         sa.exists().where(mine, sa.text(FALLBACK_OPEN)),
     )
     locked_since = sa.exists().where(links.c.batch == batches.c.batch, links.c.locked_at > batches.c.reported_at)

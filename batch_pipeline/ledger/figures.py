@@ -131,7 +131,8 @@ def status(connection: sa.Connection, batch: str) -> BatchFacts:
     """What the batch's label follows from (``states.batch_status``, ``states.shown_status``)."""
     known = _batch(connection, batch)
     reached = progress(connection, batch) if known.applied_plan is not None else None
-    reminds = reminders_.are_to_come(connection, batch)
+    # It is asked of the reminders of all batches: only where it shows.
+    reminds = bool(known.paused) and reminders_.are_to_come(connection, batch)
     return _batch_facts(known, reached, records.saved(connection, batch), reminds=reminds)
 
 
@@ -309,13 +310,28 @@ def _reminders(packed: Packed) -> list[_Reminders]:
 
 
 def _packed(connection: sa.Connection, batch: str) -> Packed:
-    span = sa.select(sa.func.min(attempts.c.id), sa.func.max(attempts.c.id)).where(attempts.c.batch == batch)
-    first, last = connection.execute(span).one()
-    found = connection.execute(
-        _ATTEMPTS, {"batch": batch, "first": first, "last": last}, execution_options={"yield_per": _ROWS}
-    )
-    parts = [np.array(numbers, np.int64) for numbers in found.scalars().partitions(_ROWS)]
-    return np.concatenate([np.empty(0, np.int64), *parts])
+    parts = [np.empty(0, np.int64)]
+    for first, last in _spans(connection, batch):
+        found = connection.execute(
+            _ATTEMPTS, {"batch": batch, "first": first, "last": last}, execution_options={"yield_per": _ROWS}
+        )
+        parts += [np.array(numbers, np.int64) for numbers in found.scalars().partitions(_ROWS)]
+    return np.concatenate(parts)
+
+
+def _spans(connection: sa.Connection, batch: str) -> list[tuple[int, int]]:
+    """Between which ids the batch's attempts are; no two overlap.
+
+    By steps: between a message and its reminder of day 6 lie all that were sent in six days.
+    """
+    by_step = sa.select(sa.func.min(attempts.c.id), sa.func.max(attempts.c.id)).where(attempts.c.batch == batch)
+    spans: list[tuple[int, int]] = []
+    for first, last in sorted((row[0], row[1]) for row in connection.execute(by_step.group_by(attempts.c.step))):
+        if spans and first <= spans[-1][1]:
+            spans[-1] = (spans[-1][0], max(last, spans[-1][1]))
+        else:
+            spans.append((first, last))
+    return spans
 
 
 def _known(connection: sa.Connection, pairs: Iterable[tuple[int, int]]) -> dict[tuple[int, int], dict[str, Any]]:

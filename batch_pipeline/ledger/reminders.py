@@ -141,19 +141,22 @@ def take_back(connection: sa.Connection, batch: str, whose: sa.ColumnElement[boo
     unsent = sa.and_(attempts.c.batch == batch, _is_reminder, sa.text(UNSENT), *(() if whose is None else (whose,)))
     lock_in_order(connection, attempts, sa.select(attempts.c.id).where(unsent))
     taken = connection.execute(sa.delete(attempts).where(unsent).returning(attempts.c.patient, attempts.c.step)).all()
+    firsts = sa.and_(attempts.c.batch == batch, attempts.c.step == steps.PRIMARY)
+
+    def of(patients: Sequence[str]) -> sa.ColumnElement[bool]:
+        return sa.and_(firsts, one_of_texts(connection, attempts.c.patient, patients))
+
+    if taken:  # those of all steps in one order: of each step by itself, two could wait for each other
+        lock_in_order(connection, attempts, sa.select(attempts.c.id).where(of([row.patient for row in taken])))
     for step in sorted({row.step for row in taken}, reverse=True):  # of several, the earliest is due first
         patients = [row.patient for row in taken if row.step == step]
-        firsts = sa.and_(attempts.c.step == steps.PRIMARY, one_of_texts(connection, attempts.c.patient, patients))
-        _set_day(connection, sa.and_(attempts.c.batch == batch, firsts), steps.day_of(step))
+        connection.execute(sa.update(attempts).where(of(patients)).values(reminder_day=steps.day_of(step)))
     return len(taken)
 
 
 def end(connection: sa.Connection, batch: str) -> None:
     """Ends a batch's reminders: none is queued any more, and those that aren't begun are gone."""
     connection.execute(sa.delete(attempts).where(attempts.c.batch == batch, _is_reminder, sa.text(UNSENT)))
-    _set_day(connection, sa.and_(attempts.c.batch == batch, attempts.c.reminder_day.is_not(None)), None)
-
-
-def _set_day(connection: sa.Connection, firsts: sa.ColumnElement[bool], day: int | None) -> None:
+    firsts = sa.and_(attempts.c.batch == batch, attempts.c.reminder_day.is_not(None))
     lock_in_order(connection, attempts, sa.select(attempts.c.id).where(firsts))
-    connection.execute(sa.update(attempts).where(firsts).values(reminder_day=day))
+    connection.execute(sa.update(attempts).where(firsts).values(reminder_day=None))

@@ -798,28 +798,33 @@ def _queue_fallbacks(connection: sa.Connection, lost: Lost) -> None:
 def _queue_reminders(connection: sa.Connection, lost: Lost, day: int) -> None:
     """Queues again, from the first messages, the reminders that the ledger has forgotten, as far as it can."""
     entry = lost.entry
-    policy = reminder_policy(batches_.get(connection, entry.batch).questionnaire, entry.claimed_at)
-    if policy is None:
-        return
-    wanted = (attempts.c[name] for name in (*reminders.First._fields, "id", "reminder_day"))
+    questionnaire = batches_.get(connection, entry.batch).questionnaire
+    wanted = (attempts.c[name] for name in (*reminders.First._fields, "id", "queued_at", "reminder_day"))
     query = sa.select(*wanted).where(attempts.c.batch == entry.batch, attempts.c.step == steps.PRIMARY)
     for some in _slices(list(lost.messages)):
         patients = [message.patient for message in some]
         rows = connection.execute(query.where(one_of_texts(connection, attempts.c.patient, patients))).all()
-        queued = [
-            reminders.row_of(
-                first,
-                content,
-                step=entry.step,
-                channel=entry.channel,
-                provider=entry.provider,
-                reference=f"{first.batch}:{first.line}:{uuid4().hex}",
-                policy=policy.id,
-                at=entry.claimed_at,
-            )
-            for first in map(reminders.First.of, rows)
-            if (content := first.content(entry.channel)) is not None
-        ]
+        queued: list[Mapping[str, Any]] = []
+        days: dict[int, int | None] = {}
+        for row in rows:
+            policy = reminder_policy(questionnaire, row.queued_at)
+            first = reminders.First.of(row)
+            content = first.content(entry.channel)
+            if policy is None:
+                continue
+            if row.reminder_day is not None and row.reminder_day <= day:
+                days[row.id] = next_day(policy, day)
+            if content is not None:
+                again = reminders.row_of(
+                    first,
+                    content,
+                    step=entry.step,
+                    channel=entry.channel,
+                    provider=entry.provider,
+                    reference=f"{first.batch}:{first.line}:{uuid4().hex}",
+                    policy=policy.id,
+                    at=entry.claimed_at,
+                )
+                queued.append(again)
         reminders.queue(connection, queued)
-        over = [row for row in rows if row.reminder_day is not None and row.reminder_day <= day]
-        reminders.set_days(connection, {row.id: next_day(policy, day) for row in over})
+        reminders.set_days(connection, days)

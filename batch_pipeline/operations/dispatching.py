@@ -4,7 +4,7 @@ import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -168,7 +168,7 @@ def send(house: House, batch: str, step: str, clock: Clock) -> dispatcher.Dispat
             step=step,
             now=clock,
             owner=owner(),
-            on_progress=lambda sent, total: tell(f"{steps.label(step)}s", sent, total),
+            on_progress=lambda sent, total: tell(steps.labels(step), sent, total),
             after_chunk=lambda refused: breaker.after_chunk(refused, clock()),
             before_post=recorder.before_post,
             before_return=recorder.before_return,
@@ -297,21 +297,35 @@ def fall_back(house: House, batch: str, clock: Clock) -> tuple[fallbacks.Swept, 
 def remind(house: House, batch: str, clock: Clock) -> tuple[reminders.Swept, list[dispatcher.Dispatched]]:
     """Queues every reminder that is due, leaves out those that aren't to go, and sends what is queued, day by day.
 
-    What the providers have to say is heard first: nobody is reminded of a message that failed. Nothing goes where one
-    of those who carry the messages couldn't be asked.
+    What the providers have to say is heard first: nobody is reminded of a message that failed. Whose messages went by a
+    provider that couldn't be asked wait, and nobody else: the fault is raised when all that is done. So is that of a day
+    whose reminders couldn't be sent.
     """
     now = clock()
     restoring.require_whole(house, now)
     submitted = house.submitted(batch)
     heard = hear(house, batch, now)
-    if heard.faults.keys() & set(submitted.workspace.providers.names.values()) and (fault := heard.fault()) is not None:
-        raise fault
-    swept = reminders.sweep(house.ledger, batch, now, house.reminder_facts(submitted.workspace, now))
-    if swept.paused:
-        return swept, []
-    with house.ledger.read() as connection:
-        unfinished = reminders_.unfinished_steps(connection, batch)
-    return swept, [send(house, batch, step, clock) for step in unfinished]
+    if submitted.workspace.providers.nhs_app not in heard.faults:
+        # Who is to get the text only now, after a pause or an outage, gets no reminder by the App beside it.
+        fallbacks.sweep(house.ledger, batch, now, house.fallback_facts(submitted.workspace, now))
+    facts = house.reminder_facts(submitted.workspace, now)
+    swept = reminders.sweep(house.ledger, batch, now, replace(facts, unheard=heard.faults.keys()))
+    sent, faults = list[dispatcher.Dispatched](), list[Exception]()
+    if not swept.paused:
+        with house.ledger.write() as connection:
+            unfinished = reminders_.unfinished_steps(connection, batch)
+            if unfinished:  # some may be in chunks that a run left before the batch was reported, and saved
+                batches.reopen(connection, batch)
+        for step in unfinished:
+            try:
+                sent.append(send(house, batch, step, clock))
+            except Exception as fault:  # noqa: BLE001 - the others' moment is now
+                faults.append(fault)
+    if (fault := heard.fault()) is not None:
+        faults.append(fault)
+    if faults:
+        raise faults[0]
+    return swept, sent
 
 
 def ready_to_send(house: House) -> list[str]:

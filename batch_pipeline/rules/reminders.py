@@ -22,6 +22,7 @@ Against = Literal[
     "too_late",
     "not_reached",
     "just_texted",
+    "just_reminded",
     "no_details",
     "not_to_be_sent",
     "likely_to_fail",
@@ -38,6 +39,7 @@ AGAINST: Mapping[Against, str] = MappingProxyType(
         "too_late": "Its moment was too long ago",
         "not_reached": "The message didn't reach the patient, as far as is known",
         "just_texted": "A text has only just followed the App message",
+        "just_reminded": "The reminder before went late, or has still to go",
         "no_details": "The patient's details were purged",
         "not_to_be_sent": "Opted out, died, or no longer registered",
         "likely_to_fail": "Mobile number is likely to fail",
@@ -47,13 +49,15 @@ AGAINST: Mapping[Against, str] = MappingProxyType(
 
 DAY = timedelta(days=1)
 LATEST = timedelta(hours=12)
-"""So long after its moment a reminder still goes: two of them are never nearer to one another than half a day."""
+"""So long after its moment a reminder is still queued."""
 APART = timedelta(hours=12)
-"""So long after the text that an App message fell back to there is no reminder."""
+"""So long after the text that an App message fell back to, and after another reminder, there is no reminder."""
 LEAVES = timedelta(hours=1)
 """So much of its life a link must have left."""
 
-_HAVE_IT = frozenset({"accepted", "delivered", "read"})
+_HAVE_IT = frozenset({"accepted", "delivered", "read", "timed_out"})
+"""A text of which nothing was heard for 72 hours may well have arrived. That is the moment of day 3: of a provider that
+tells nothing, nobody would be reminded by text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ class PatientFacts:
     fallback: str | None
     """None where no text followed."""
     fallback_begun_at: datetime | None
+    reminded_at: datetime | None
+    """When the last reminder was begun; now for one that is in a chunk which isn't settled: that may go yet."""
     completed: bool
     """The answers were sent."""
     changed_at: datetime | None
@@ -94,6 +100,7 @@ def against(known: PatientFacts, policy: ReminderPolicy, due_at: datetime, now: 
         "too_late": now - due_at > LATEST,
         "not_reached": reached_by(known) is None,
         "just_texted": _is_new(known, now),
+        "just_reminded": known.reminded_at is not None and now - known.reminded_at < APART,
     }
     return next((reason for reason, does in holds.items() if does), None)
 

@@ -27,8 +27,16 @@ def day_of(step: str) -> int | None:
 
 
 def label(step: str) -> str:
-    """The step in words: "the first message"."""
+    """A message of the step, in words."""
     day = day_of(step)
     if day is not None:
         return f"reminder of day {day}"
     return {PRIMARY: "first message", FALLBACK: "text that followed"}.get(step, step)
+
+
+def labels(step: str) -> str:
+    """Its messages."""
+    day = day_of(step)
+    if day is not None:
+        return f"reminders of day {day}"
+    return {PRIMARY: "first messages", FALLBACK: "texts that followed"}.get(step, step)

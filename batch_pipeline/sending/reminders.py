@@ -18,7 +18,7 @@ from batch_pipeline.ledger import reminders as reminders_
 from batch_pipeline.ledger.dialects import one_of, unindexed
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.reminders import First
-from batch_pipeline.ledger.tables import REMINDERS_SINCE, Instant, attempts, responses
+from batch_pipeline.ledger.tables import REMINDERS_SINCE, Instant, attempts, chunks, responses
 from batch_pipeline.ledger.tables import links as links_
 from batch_pipeline.rules import reminders as rules
 from batch_pipeline.rules import steps
@@ -41,6 +41,8 @@ class ReminderFacts:
     """By channel, patients who opted out of it, died or are marked otherwise."""
     likely_to_fail: Collection[str] = frozenset()
     """Numbers; empty when the workspace's switch is off."""
+    unheard: Collection[str] = ()
+    """Providers that couldn't be asked what became of their messages: who had one by them waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def _sweep(ledger: Ledger, batch: str, now: datetime, facts: ReminderFacts, *, t
             if not taken_back:  # in one: two sweeps at once would take back each other's for ever
                 reminders_.take_back(connection, batch)
                 taken_back = True
-            rows = _due(connection, batch, now)
+            rows = _due(connection, batch, now, facts.unheard)
             decided = list(_decide(known, rows, facts, now))
             going = [each.reminder for each in decided if each.reminder is not None]
             reminders_.queue(connection, going)
@@ -102,15 +104,39 @@ def _sweep(ledger: Ledger, batch: str, now: datetime, facts: ReminderFacts, *, t
             return Swept(queued, dict(against))
 
 
-def _due(connection: sa.Connection, batch: str, now: datetime) -> Sequence[sa.Row[Any]]:
+def _due(connection: sa.Connection, batch: str, now: datetime, unheard: Collection[str]) -> Sequence[sa.Row[Any]]:
     """The first messages whose patients' reminders are due, each with all that is asked about it."""
     mine = unindexed(attempts.c.batch) == batch
     due = sa.select(attempts.c.id).where(mine, *reminders_.is_due(now)).limit(AT_ONCE)
+    if unheard:
+        by_text = sa.exists().where(_is_its_fallback, _fallback.c.provider.in_(unheard))
+        due = due.where(attempts.c.provider.not_in(unheard), ~by_text)
     ids = connection.scalars(due.with_for_update(of=attempts, skip_locked=True)).all()
-    return connection.execute(_KNOWN.where(one_of(connection, attempts.c.id, ids))).all() if ids else []
+    known = _KNOWN.where(one_of(connection, attempts.c.id, ids))
+    return connection.execute(known, {"at": now}).all() if ids else []
 
 
 _fallback, _link = attempts.alias("fallback"), links_.alias("link")
+_is_its_fallback = sa.and_(
+    _fallback.c.batch == attempts.c.batch,
+    _fallback.c.patient == attempts.c.patient,
+    _fallback.c.step == steps.FALLBACK,
+)
+_before = attempts.alias("before")
+_reminded_at = (
+    sa.select(
+        sa.func.max(
+            sa.case((chunks.c.settled_at.is_(None), sa.bindparam("at", type_=Instant())), else_=_before.c.begun_at)
+        )
+    )
+    .join_from(_before, chunks, chunks.c.reference == _before.c.chunk)
+    .where(
+        _before.c.batch == attempts.c.batch,
+        _before.c.patient == attempts.c.patient,
+        _before.c.step.in_(steps.REMINDERS),
+    )
+    .scalar_subquery()
+)
 _WANTED: tuple[sa.ColumnElement[Any], ...] = (
     *(attempts.c[name] for name in First._fields),
     *(attempts.c[name] for name in ("id", "reference", "reminder_day", "queued_at", "begun_at")),
@@ -118,6 +144,7 @@ _WANTED: tuple[sa.ColumnElement[Any], ...] = (
     sa.literal_column(attempt_state_sql("attempts"), sa.Text()).label("primary_state"),
     sa.literal_column(fallback_state_sql("fallback"), sa.Text()).label("fallback_state"),
     _fallback.c.begun_at.label("fallback_begun_at"),
+    _reminded_at.label("reminded_at"),
     links.is_revoked().label("link_revoked"),
     _link.c.locked_at,
     responses.c.first_at,
@@ -129,14 +156,7 @@ _KNOWN = (
     .select_from(attempts)
     .outerjoin(_link, sa.and_(_link.c.batch == attempts.c.batch, _link.c.patient == attempts.c.patient))
     .outerjoin(responses, sa.and_(responses.c.batch == attempts.c.batch, responses.c.patient == attempts.c.patient))
-    .outerjoin(
-        _fallback,
-        sa.and_(
-            _fallback.c.batch == attempts.c.batch,
-            _fallback.c.patient == attempts.c.patient,
-            _fallback.c.step == steps.FALLBACK,
-        ),
-    )
+    .outerjoin(_fallback, _is_its_fallback)
 )
 
 
@@ -196,6 +216,7 @@ def _patient(row: sa.Row[Any], questionnaire: str | None, now: datetime) -> rule
         primary=row.primary_state,
         fallback=row.fallback_state,
         fallback_begun_at=row.fallback_begun_at,
+        reminded_at=row.reminded_at,
         completed=row.completed_at is not None,
         changed_at=row.changed_at,
         link_revoked=row.link_revoked,

@@ -181,9 +181,9 @@ def test_unconfirmed_messages_are_listed_and_resolved(surgery: Surgery) -> None:
     surgery.status("flu", unconfirmed=3, emailed=1)
     listed = surgery.done("resolve", "flu")
     assert "flu: 3 messages that may or may not have been sent" in listed.words
-    assert f"2 primary email simulator {WHEN}" in listed.words
+    assert f"2 first message email simulator {WHEN}" in listed.words
     assert "example.org" not in listed.words
-    assert "3 primary" not in surgery.done("resolve", "flu", "--line", 2).words
+    assert "3 first message" not in surgery.done("resolve", "flu", "--line", 2).words
 
     assert "nothing is unconfirmed of line 5: look at" in (
         surgery.refused("resolve", "flu", "--line", 2, "--line", 5, "--sent", "--by", "Dr Grey", at=T)
@@ -191,7 +191,7 @@ def test_unconfirmed_messages_are_listed_and_resolved(surgery: Surgery) -> None:
     surgery.done("resolve", "flu", "--line", 2, "--sent", "--by", "Dr Grey", at=T)
     surgery.status("flu", unconfirmed=2, emailed=2)
     said = surgery.done("resolve", "flu", "--not-sent", "--by", "Dr Grey", at=T).out
-    assert said.startswith("flu, line 3: the primary message by email was not sent: the next dispatch sends it")
+    assert said.startswith("flu, line 3: the first message by email was not sent: the next dispatch sends it")
     surgery.status("flu", unconfirmed=0, emailed=2, awaiting=2)
     surgery.done("dispatch", at=T)
     surgery.status("flu", status="Done", emailed=4)

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from batch_pipeline.errors import Refused
 from batch_pipeline.home import Home
 from batch_pipeline.house import House
 from batch_pipeline.ledger import batches
+from batch_pipeline.ledger.tables import batches as batches_table
+from batch_pipeline.ledger.tables import chunks
 from batch_pipeline.operations import controlling, dispatching
 from batch_pipeline.providers._reference_tokens import ReferenceTokens
 from batch_pipeline.providers.protocol import Receipt
@@ -185,6 +188,83 @@ def test_a_mailbox_keeps_nobodys_fallback_and_the_app_s_provider_does(
         with pytest.raises(RuntimeError, match="a fault of ours"):
             dispatching.fall_back(house, "flu", lambda: NOW + DAY)
     assert dispatching.fall_back(house, "flu", lambda: NOW + DAY)[0].queued == 1
+
+
+# Reminders, of what was heard
+
+
+def _asked(house: House, *, fallen_back: bool = True) -> None:
+    """The same messages, with a questionnaire."""
+    _sent(house)
+    with house.ledger.write() as connection:
+        connection.execute(sa.update(batches_table).values(questionnaire="smoking"))
+    set_attempts(house.ledger, {"reminder_day": 3})
+    set_attempts(house.ledger, {"delivered_at": NOW}, line=3)
+    if fallen_back:
+        set_attempts(house.ledger, {"no_fallback_at": NOW + DAY, "no_fallback_because": "no_number"}, line=4)
+
+
+def _reminded(house: House) -> list[tuple[int, str]]:
+    return [row for row in attempt_rows(house.ledger, "line", "step") if row[1].startswith("reminder")]
+
+
+def test_a_mailbox_keeps_nobodys_reminder_but_those_by_mail(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    _asked(house)
+    monkeypatch.setattr(dispatching, "send", lambda *_: None)
+    with monkeypatch.context() as broken:
+        _break_the_simulator(house, broken)
+        _break_the_mailbox(house)
+        with pytest.raises(RuntimeError, match="a fault of ours"):
+            dispatching.remind(house, "flu", lambda: NOW + 3 * DAY)
+        assert _reminded(house) == [(3, "reminder_3")]
+    with pytest.raises(Refused, match=r"smtp\.bounces"):
+        dispatching.remind(house, "flu", lambda: NOW + 3 * DAY)
+    assert _reminded(house) == [(3, "reminder_3"), (4, "reminder_3")]
+    (house.home.root.parent / "mail").mkdir()
+    dispatching.remind(house, "flu", lambda: NOW + 3 * DAY)
+    assert _reminded(house) == [(line, "reminder_3") for line in (2, 3, 4)]
+
+
+def test_what_keeps_one_days_reminders_keeps_no_others(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patients who were sent to on other days have their reminders of other days at the same moment."""
+    _asked(house)
+    set_attempts(house.ledger, {"reminder_day": 6, "accepted_at": NOW - 3 * DAY}, line=2)
+    tried: list[str] = []
+
+    def send(_house: House, _batch: str, step: str, _clock: object) -> None:
+        tried.append(step)
+        if step == "reminder_3":
+            raise Refused("sending by email stopped")
+
+    monkeypatch.setattr(dispatching, "send", send)
+    with pytest.raises(Refused, match="sending by email stopped"):
+        dispatching.remind(house, "flu", lambda: NOW + 3 * DAY)
+    assert tried == ["reminder_3", "reminder_6"]
+
+
+def test_what_a_run_left_is_reported_and_saved_when_it_is_finished(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the batch was reported meanwhile, paused: nothing is heard of an email that is taken."""
+    _asked(house)
+    monkeypatch.setattr(dispatching, "send", lambda *_: None)
+    dispatching.remind(house, "flu", lambda: NOW + 3 * DAY)
+    begin(house.ledger, 2, 3, 4, batch="flu", step="reminder_3", channel="email", provider="smtp")
+    with house.ledger.write() as connection:
+        connection.execute(sa.update(batches_table).values(reported_at=NOW, saved_at=NOW))
+        connection.execute(sa.update(chunks).where(chunks.c.step == "reminder_3").values(settled_at=None))
+    dispatching.remind(house, "flu", lambda: NOW + 4 * DAY)
+    with house.ledger.read() as connection:
+        assert batches.get(connection, "flu").reported_at is None
+
+
+def test_a_text_that_is_due_as_well_goes_in_the_reminders_place(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an outage both are: whichever sensor comes first, the patient gets one of them."""
+    _asked(house, fallen_back=False)
+    monkeypatch.setattr(dispatching, "send", lambda *_: None)
+    swept, _ = dispatching.remind(house, "flu", lambda: NOW + 3 * DAY)
+    assert (swept.queued, swept.against) == (2, {"just_texted": 1})
+    assert attempt_rows(house.ledger, "step", line=4) == [("primary",), ("fallback",)]
 
 
 # When there is news

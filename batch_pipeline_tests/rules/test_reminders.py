@@ -20,6 +20,7 @@ TEXTED = PatientFacts(
     primary="delivered",
     fallback=None,
     fallback_begun_at=None,
+    reminded_at=None,
     completed=False,
     changed_at=None,
     link_revoked=False,
@@ -80,7 +81,7 @@ def test_the_next_day_is_the_policys() -> None:
         ("email", "failed", None, None),
         ("sms", "delivered", None, "sms"),
         ("sms", "accepted", None, "sms"),
-        ("sms", "timed_out", None, None),
+        ("sms", "timed_out", None, "sms"),
         ("sms", "unconfirmed", None, None),
         ("sms", "cancelled", None, None),
         ("nhs_app", "read", None, "nhs_app"),
@@ -127,6 +128,9 @@ CASES: list[tuple[dict[str, Any], bool, timedelta, str | None]] = [
         "just_texted",
     ),
     ({"channel": "nhs_app", "fallback": "accepted", "fallback_begun_at": NOW - 12 * HOUR}, False, 0 * HOUR, None),
+    ({"reminded_at": NOW}, False, 0 * HOUR, "just_reminded"),
+    ({"reminded_at": NOW - 12 * HOUR + timedelta(seconds=1)}, True, 0 * HOUR, "just_reminded"),
+    ({"reminded_at": NOW - 12 * HOUR}, True, 0 * HOUR, None),
 ]
 
 
@@ -164,3 +168,5 @@ def test_a_step_names_its_day(day: int) -> None:
 def test_other_steps_have_no_day() -> None:
     assert [steps.day_of(step) for step in ("primary", "fallback")] == [None, None]
     assert [steps.label(step) for step in ("primary", "fallback")] == ["first message", "text that followed"]
+    many = [steps.labels(step) for step in ("primary", "fallback", "reminder_3")]
+    assert many == ["first messages", "texts that followed", "reminders of day 3"]

@@ -1,9 +1,11 @@
 """Reminders: each once, on its day, to who hasn't answered, by the path that reached the patient."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from batch_pipeline.ledger import controls, due, figures, links, records, reminders, unconfirmed
 from batch_pipeline.ledger.engine import Ledger
 from batch_pipeline.ledger.responses import Change, keep
-from batch_pipeline.ledger.tables import attempts, batches
+from batch_pipeline.ledger.tables import attempts, batches, chunks
 from batch_pipeline.rules.fragments import sms_fragments
 from batch_pipeline.rules.states import shown_status
 from batch_pipeline.sending import reminders as sending
@@ -37,7 +39,7 @@ from batch_pipeline_tests.ledger.given import (
     set_attempts,
 )
 from batch_pipeline_tests.ledger.test_links import KEYS, rows, token_hash
-from batch_pipeline_tests.ledgers import on_sqlite_alone
+from batch_pipeline_tests.ledgers import on_postgresql_alone, on_sqlite_alone
 from batch_pipeline_tests.sending.worlds import World
 
 SECOND, HOUR, DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
@@ -199,7 +201,7 @@ def test_blood_pressure_daily_to_who_gave_nothing_since_the_day_before(ledger: L
         ({"likely_to_fail": {HASHER.hash(mobile(2))}}, {}, "likely_to_fail"),
         ({}, {"text": None}, "no_details"),
         ({}, {"failed_at": NOW, "failure_kind": "permanent"}, "not_reached"),
-        ({}, {"timed_out_at": NOW + 3 * DAY}, "not_reached"),
+        ({}, {"timed_out_at": NOW + 3 * DAY}, None),
         ({}, {"accepted_at": None, "failed_at": NOW, "failure_kind": "refused"}, "not_reached"),
     ],
 )
@@ -366,6 +368,33 @@ def test_what_a_person_says_was_not_sent_is_decided_anew(ledger: Ledger) -> None
     assert _sweep(ledger, NOW + 5 * DAY) == Swept(against={"too_late": 1})
 
 
+@on_postgresql_alone
+def test_those_of_several_days_are_taken_back_in_the_order_in_which_receipts_are_folded(ledger: Ledger) -> None:
+    """Else each waits for a row that the other has, and one of them fails."""
+    _sent(ledger, *lines(2))
+    set_attempts(ledger, {"accepted_at": NOW - 3 * DAY, "reminder_day": 6}, line=3)
+    assert _sweep(ledger, NOW + 3 * DAY).queued == 2
+    [(first,), (second,)] = attempt_rows(ledger, "id", step="primary")
+
+    def take_back() -> int:
+        with ledger.write() as connection:
+            return reminders.take_back(connection, BATCH)
+
+    def lock(connection: sa.Connection, number: int) -> None:
+        connection.execute(sa.select(attempts.c.id).where(attempts.c.id == number).with_for_update())
+
+    waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    with ThreadPoolExecutor(1) as other:
+        with ledger.write() as connection:
+            lock(connection, first)
+            taken = other.submit(take_back)
+            while not connection.scalar(waiting):
+                sleep(0.01)
+            lock(connection, second)
+        assert taken.result() == 2
+    assert attempt_rows(ledger, "reminder_day") == [(3,), (6,)]
+
+
 # Sent, counted, recorded ---------------------------------------------------------------------------------------------
 
 
@@ -429,6 +458,32 @@ def test_what_a_dead_process_left_is_due_and_is_finished_once(world: World) -> N
     assert set(world.journal().values()) == {1}
 
 
+def test_after_one_that_was_left_behind_half_a_day_goes_by(world: World) -> None:
+    """What is finished after an outage goes when it is finished, whenever it was begun."""
+    _sweep(world.ledger, NOW + 3 * DAY)
+
+    def die(moment: str) -> None:
+        if moment == "before post":
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        world.process(die, step="reminder_3", now=NOW + 3 * DAY)
+    world.clock.wall += HOUR
+    assert _sweep(world.ledger, NOW + 6 * DAY) == Swept(queued=2, against={"just_reminded": 3})
+    assert world.process(step="reminder_3", now=NOW + 6 * DAY).accepted == 3
+    assert world.process(step="reminder_6", now=NOW + 6 * DAY) == Dispatched(accepted=2)
+    assert _sweep(world.ledger, NOW + 7 * DAY) == Swept()
+
+
+@pytest.mark.parametrize(("apart", "queued"), [(12 * HOUR - SECOND, 0), (12 * HOUR, 1)])
+def test_after_one_that_went_late_half_a_day_goes_by(ledger: Ledger, apart: timedelta, queued: int) -> None:
+    """Where all of a day's take longer to send than half a day."""
+    _sent(ledger, Recipient(2, reminder_day=1), questionnaire="bp_7_day")
+    _sweep(ledger, NOW + DAY)
+    begin(ledger, 2, at=NOW + 2 * DAY - apart, step="reminder_1")
+    assert _sweep(ledger, NOW + 2 * DAY).queued == queued
+
+
 def test_they_are_counted_beside_the_patients_and_recorded_after_the_first(world: World) -> None:
     with world.ledger.read() as connection:
         before = figures.progress(connection, BATCH)
@@ -450,6 +505,18 @@ def test_they_are_counted_beside_the_patients_and_recorded_after_the_first(world
     ]
 
 
+def test_batches_sent_between_a_message_and_its_reminder_are_not_gone_through_to_count(ledger: Ledger) -> None:
+    _sent(ledger)
+    queue(ledger, lines(3), "another", cohort_sha256="another", message_key="another")
+    _sweep(ledger, NOW + 3 * DAY)
+    others = {number for (number,) in attempt_rows(ledger, "id", batch="another")}
+    with ledger.read() as connection:
+        spans = figures._spans(connection, BATCH)
+        assert sum(figures.progress(connection, BATCH).recipients.values()) == 1
+    assert not others & {number for first, last in spans for number in range(first, last + 1)}
+    assert [number for (number,) in attempt_rows(ledger, "id", batch=BATCH)] == [first for first, _ in reversed(spans)]
+
+
 def test_a_batch_that_was_reported_is_reported_again(ledger: Ledger) -> None:
     _sent(ledger)
     set_attempts(ledger, {"delivered_at": NOW})
@@ -458,6 +525,31 @@ def test_a_batch_that_was_reported_is_reported_again(ledger: Ledger) -> None:
     _sweep(ledger, NOW + 3 * DAY)
     with ledger.read() as connection:
         assert connection.execute(sa.select(batches.c.reported_at, batches.c.saved_at)).one() == (None, None)
+
+
+def test_a_final_report_waits_until_reminders_are_sent_and_for_nothing_that_is_told_of_them(ledger: Ledger) -> None:
+    """Who couldn't be reached is listed when that is known, whatever is still to be heard of a reminder by text."""
+    _sent(ledger)
+    set_attempts(ledger, {"delivered_at": NOW})
+    assert _unreported(ledger) == [BATCH]
+    _sweep(ledger, NOW + 3 * DAY)
+    assert _unreported(ledger) == []  # it would count none
+    with ledger.write() as connection:
+        controls.pause(connection, BATCH, "Dr Grey", None, NOW)
+    assert _unreported(ledger) == [BATCH]
+    with ledger.write() as connection:
+        controls.resume(connection, BATCH, "Dr Grey", NOW)
+    begin(ledger, 2, at=NOW + 3 * DAY, step="reminder_3")
+    for settled_at, unreported in ((None, []), (NOW, [BATCH])):
+        with ledger.write() as connection:
+            connection.execute(sa.update(chunks).where(chunks.c.step == "reminder_3").values(settled_at=settled_at))
+        set_attempts(ledger, {"accepted_at": settled_at}, step="reminder_3")
+        assert _unreported(ledger) == unreported
+
+
+def _unreported(ledger: Ledger) -> list[str]:
+    with ledger.read() as connection:
+        return due.ended_unreported(connection)
 
 
 @on_sqlite_alone

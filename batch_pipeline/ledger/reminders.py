@@ -128,9 +128,13 @@ def queue(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def set_days(connection: sa.Connection, days: Mapping[int, int | None]) -> None:
     """Sets on which day the next reminder is due, by the id of the first message."""
+    if days:
+        lock_in_order(
+            connection, attempts, sa.select(attempts.c.id).where(one_of(connection, attempts.c.id, list(days)))
+        )
     for day in set(days.values()):
-        firsts = [first for first, its_day in days.items() if its_day == day]
-        _set_day(connection, one_of(connection, attempts.c.id, firsts), day)
+        firsts = one_of(connection, attempts.c.id, [first for first, its_day in days.items() if its_day == day])
+        connection.execute(sa.update(attempts).where(firsts).values(reminder_day=day))
 
 
 def take_back(connection: sa.Connection, batch: str, whose: sa.ColumnElement[bool] | None = None) -> int:

@@ -550,11 +550,11 @@ def test_a_call_ends_in_time_however_slow_the_other_side_is(
 
 
 def test_a_call_ends_in_time_when_nobody_reads_what_it_writes(double: NhsNotifyDouble, connect: Connect) -> None:
-    notify = connect(double.account(), timeout=0.6 * SECOND)
+    notify = connect(double.account(), timeout=1.5 * SECOND)  # a busy machine takes a while to get as far as writing
     double.plan("batches", Fault(deaf=True))
     took, raised = elapsed(notify, 60, "x" * 80_000)
     assert isinstance(raised, OutcomeUnknown)
-    assert took < 1.2
+    assert took < 2.5
 
 
 @pytest.mark.parametrize("fault", [Fault(dribble="headers"), Fault(dribble="body"), Fault(delay=5)], ids=str)

@@ -265,16 +265,18 @@ def test_200_at_once_over_the_network_have_10_places_between_them(folder: Path) 
     take_in(ledger, replace(SLOTS[0], capacity=10))
     signer, now = Signer(KEYS.sessions), NOW + timedelta(hours=1)
 
-    async def book(client: httpx.AsyncClient, line: int) -> int:
+    async def post(client: httpx.AsyncClient, line: int, place: str, **more: str) -> httpx.Response:
         hashed = hash_of(token(line))
-        form = {"form": signer.sign("form", hashed, now), "slot": "1", "replacing": ""}
+        form = {"form": signer.sign("form", hashed, now), "slot": "1", "replacing": "", **more}
         session = {"Cookie": f"{COOKIE}={signer.sign('session', hashed, now)}"}
-        answer = await client.post(f"/{token(line)}/book", data=form, headers=session)
-        return answer.status_code
+        return await client.post(f"/{token(line)}/{place}", data=form, headers=session)
 
     async def everybody(site: str) -> list[int]:
         async with httpx.AsyncClient(base_url=site, timeout=60) as client:
-            return await asyncio.gather(*(book(client, line) for line in range(2, 202)))
+            asked = await post(client, 2, "confirm")
+            [shown] = re.findall(r'name="shown" value="([^"]+)"', asked.text)
+            answers = await asyncio.gather(*(post(client, line, "book", shown=shown) for line in range(2, 202)))
+            return [answer.status_code for answer in answers]
 
     with served(folder, folder) as site:
         said = asyncio.run(everybody(site))

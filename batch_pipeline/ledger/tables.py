@@ -173,9 +173,9 @@ FALLBACK_DUE_AT = (
     " ELSE coalesce(accepted_at, failed_at) + fallback_after END)"
 )
 # From when a message is known to have got somewhere, or to have failed: then the text that followed may have reached.
-REMINDER_OPEN = "reminder_day IS NOT NULL AND coalesce(accepted_at, delivered_at, read_at, failed_at) IS NOT NULL"
-REMINDERS_SINCE = "coalesce(attempts.accepted_at, attempts.delivered_at, attempts.read_at, attempts.failed_at)"
-REMINDER_DUE_AT = "(coalesce(accepted_at, delivered_at, read_at, failed_at) + reminder_day * 86400000000)"
+REMINDERS_SINCE = ("accepted_at", "delivered_at", "read_at", "failed_at")
+REMINDER_OPEN = f"reminder_day IS NOT NULL AND coalesce({', '.join(REMINDERS_SINCE)}) IS NOT NULL"
+REMINDER_DUE_AT = f"(coalesce({', '.join(REMINDERS_SINCE)}) + reminder_day * 86400000000)"
 SMS_OPEN = (
     "channel = 'sms' AND accepted_at IS NOT NULL AND delivered_at IS NULL AND read_at IS NULL"
     " AND failed_at IS NULL AND timed_out_at IS NULL"

@@ -147,9 +147,8 @@ def send(house: House, batch: str, step: str, clock: Clock) -> dispatcher.Dispat
     """Sends what is queued of a step, each message once, and finishes what a killed run left open.
 
     Whoever opted out, was found to have died, or whose link was revoked since the plan was made is withdrawn first
-    (SPEC 2.3, 2.12). ``Refused`` when a
-    provider takes nothing more, with its reason; what was sent stays sent; and for a ledger that was restored from a
-    copy, until it is reconciled.
+    (SPEC 2.3, 2.12). ``Refused`` when a provider takes nothing more, with its reason; what was sent stays sent; and for
+    a ledger that was restored from a copy, until it is reconciled.
     """
     submitted = house.submitted(batch)
     restoring.require_whole(house, clock())

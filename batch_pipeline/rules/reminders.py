@@ -13,9 +13,9 @@ from typing import Literal
 from batch_pipeline.rules.policy import ReminderPolicy
 
 Against = Literal[
+    "cancelled",
     "answered",
     "answered_today",
-    "cancelled",
     "link_revoked",
     "link_locked",
     "link_over",
@@ -30,9 +30,9 @@ Against = Literal[
 
 AGAINST: Mapping[Against, str] = MappingProxyType(
     {
+        "cancelled": "The batch was cancelled",
         "answered": "The patient has answered",
         "answered_today": "The patient gave readings since the reminder before",
-        "cancelled": "The batch was cancelled",
         "link_revoked": "The link was revoked",
         "link_locked": "The link is locked",
         "link_over": "The link's time is over, or nearly",

@@ -140,7 +140,7 @@ _reminded_at = (
 _WANTED: tuple[sa.ColumnElement[Any], ...] = (
     *(attempts.c[name] for name in First._fields),
     *(attempts.c[name] for name in ("id", "reference", "reminder_day", "queued_at", "begun_at")),
-    sa.literal_column(REMINDERS_SINCE, Instant()).label("since"),
+    sa.func.coalesce(*(attempts.c[name] for name in REMINDERS_SINCE), type_=Instant()).label("since"),
     sa.literal_column(attempt_state_sql("attempts"), sa.Text()).label("primary_state"),
     sa.literal_column(fallback_state_sql("fallback"), sa.Text()).label("fallback_state"),
     _fallback.c.begun_at.label("fallback_begun_at"),

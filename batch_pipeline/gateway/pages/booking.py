@@ -1,8 +1,8 @@
 """An appointment that the patient books: the free slots by day, a choice that is confirmed, and how it is changed or given up.
 
 What the patient has chosen is asked of the ledger at each page; nothing of it stands in an address. What a form was made
-for goes with it (``replacing``: the booking that the patient saw; ``shown``: what was said of the slot), so that a page which was left open in another window
-changes nothing that the patient doesn't know of.
+for goes with it (``replacing``: the booking that the patient saw; ``shown``: what was said of the slot), so that a page
+which was left open in another window changes nothing that the patient doesn't know of.
 """
 
 import hashlib
